@@ -1,0 +1,12 @@
+# Waits until standard input ends, then ends the server in $1/data and removes $1.
+read -r _
+if read -r pid < "$1/data/postmaster.pid"; then
+	kill -QUIT "$pid"
+	tries=0
+	while kill -0 "$pid" && [ $tries -lt 200 ]; do
+		sleep 0.05
+		tries=$((tries + 1))
+	done
+	kill -KILL "$pid"
+fi 2>/dev/null
+rm -rf "$1"

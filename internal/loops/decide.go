@@ -1,0 +1,348 @@
+package loops
+
+import (
+	"fmt"
+	"math"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Decider turns facts into flags and events. It is pure: what it reads and changes is the State.
+type Decider struct {
+	plan     *Plan
+	watches  map[Role]*Watch
+	patterns []*regexp.Regexp // by loop; nil where every use, or the feature column, decides
+	matches  map[route][]int  // what the patterns said, for the endpoints seen lately
+}
+
+type route struct{ method, endpoint string }
+
+// maxRoutes bounds the cache of endpoints: paths that hold ids never end.
+const maxRoutes = 16384
+
+// NewDecider returns a decider for a plan over the watched tables.
+func NewDecider(plan *Plan, watches []Watch) *Decider {
+	d := &Decider{plan: plan, watches: map[Role]*Watch{}, matches: map[route][]int{}}
+	for i := range watches {
+		d.watches[watches[i].Role] = &watches[i]
+	}
+	for _, l := range plan.Loops {
+		var p *regexp.Regexp
+		if l.Trigger.Kind == OnAPI && d.watches[Usage].Has(FieldEndpoint) {
+			p = regexp.MustCompile("(?s)" + l.Trigger.Pattern())
+		}
+		d.patterns = append(d.patterns, p)
+	}
+	return d
+}
+
+// Decide applies a batch to the state: every change in commit order, then whatever time has brought.
+func (d *Decider) Decide(s *State, b Batch) error {
+	for i := range b.Changes {
+		c := &b.Changes[i]
+		var err error
+		switch c.Role {
+		case Usage:
+			d.use(s, &c.Use, c.Committed)
+		case Subscriptions:
+			err = d.subscription(s, c)
+		case Users:
+			d.user(s, c)
+		case Events:
+			d.event(s, c.Event)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	through := s.Now
+	if !b.Through.IsZero() && b.Through.Add(s.Shift).Before(through) {
+		through = b.Through.Add(s.Shift)
+	}
+	d.tick(s, through)
+	return nil
+}
+
+// use counts one usage row in every loop it belongs to.
+func (d *Decider) use(s *State, u *Use, committed time.Time) {
+	if u.Refused {
+		return
+	}
+	if u.Subject == "" || u.Subject == AnySubject {
+		s.Unknown++
+		return
+	}
+	sub := s.subject(u.Subject)
+	if sub.Deleted {
+		return
+	}
+	at := u.At
+	if limit := committed.Add(s.Shift); at.After(limit) {
+		at = limit
+	}
+	for _, i := range d.match(u) {
+		d.count(s, sub, i, u.Quantity, at)
+	}
+}
+
+// match returns the loops that a use belongs to.
+func (d *Decider) match(u *Use) []int {
+	key := route{u.Method, u.Endpoint}
+	byFeature := d.watches[Usage].Has(FieldFeature)
+	if byFeature {
+		key.endpoint += "\x00" + u.Feature
+	}
+	if found, ok := d.matches[key]; ok {
+		return found
+	}
+	path, _, _ := strings.Cut(u.Endpoint, "?")
+	path = strings.TrimRight(path, "/")
+	var found []int
+	for i, l := range d.plan.Loops {
+		switch {
+		case d.patterns[i] != nil:
+			if l.Trigger.Method != "" && d.watches[Usage].Has(FieldMethod) && !strings.EqualFold(l.Trigger.Method, u.Method) {
+				continue
+			}
+			if !d.patterns[i].MatchString(path) {
+				continue
+			}
+		case byFeature:
+			if u.Feature != l.Feature {
+				continue
+			}
+		}
+		found = append(found, i)
+	}
+	if len(d.matches) >= maxRoutes {
+		clear(d.matches)
+	}
+	d.matches[key] = found
+	return found
+}
+
+// count adds a use to its window, opening or closing windows as its time demands. A use older than
+// the window, or than the end of the last one, no longer counts.
+func (d *Decider) count(s *State, sub *Subject, i int, quantity int64, at time.Time) {
+	l := &d.plan.Loops[i]
+	a := d.access(sub, i)
+	if !a.ResetsAt.IsZero() && !at.Before(a.ResetsAt) {
+		d.close(s, sub, i)
+	}
+	if at.Before(a.PeriodStart) || at.Before(a.ClosedAt) {
+		s.Late++
+		return
+	}
+	if a.ResetsAt.IsZero() {
+		a.PeriodStart, a.ResetsAt = l.Window.Open(at, a.ClosedAt)
+	}
+	d.move(s, sub, i, max(0, a.Used+quantity), at)
+}
+
+// close ends an open window: the count starts again with the next use.
+func (d *Decider) close(s *State, sub *Subject, i int) {
+	a := sub.Access[i]
+	at := a.ResetsAt
+	wasDown := atWall(a.Used, a.Limit) && a.Limit > 0
+	a.ClosedAt, a.PeriodStart, a.ResetsAt, a.Used = at, time.Time{}, time.Time{}, 0
+	if wasDown {
+		d.emit(s, sub, i, Event{Kind: Reset, At: at})
+	}
+	a.Episode++
+	a.dirty = true
+	d.settle(sub, i)
+}
+
+// access returns the subject's row of a loop, making the row that says "nothing used yet".
+func (d *Decider) access(sub *Subject, i int) *Access {
+	if sub.Access[i] == nil {
+		sub.Access[i] = &Access{Tier: sub.Tier, Limit: d.plan.Loops[i].Limit(sub.Tier)}
+		d.settle(sub, i)
+	}
+	return sub.Access[i]
+}
+
+// move sets used, and says which lines that crossed.
+func (d *Decider) move(s *State, sub *Subject, i int, used int64, at time.Time) {
+	a, l := sub.Access[i], &d.plan.Loops[i]
+	before := a.Used
+	a.Used = used
+	a.dirty = true
+	was, is := atWall(before, a.Limit), atWall(used, a.Limit)
+	switch {
+	case is && !was:
+		d.emit(s, sub, i, Event{Kind: Blocked, At: at})
+	case was && !is && a.Limit > 0:
+		d.emit(s, sub, i, Event{Kind: Unblocked, At: at})
+	case !is && a.Limit != Unlimited:
+		for j := len(l.WarnAt) - 1; j >= 0; j-- {
+			if line := warnLine(l.WarnAt[j], a.Limit); before < line && line <= used {
+				d.emit(s, sub, i, Event{Kind: Warned, Threshold: l.WarnAt[j], At: at})
+				break
+			}
+		}
+	}
+	if is != was {
+		d.settle(sub, i)
+	}
+}
+
+// limit sets tier and limit, and says what that opened or shut.
+func (d *Decider) limit(s *State, sub *Subject, i int, at time.Time) {
+	a, l := sub.Access[i], &d.plan.Loops[i]
+	before := *a
+	a.Tier, a.Limit = sub.Tier, l.Limit(sub.Tier)
+	a.dirty = a.dirty || a.Tier != before.Tier || a.Limit != before.Limit
+	if before.Tier != a.Tier && l.Window.Kind == Lifetime {
+		a.Episode++
+	}
+	was, is := atWall(a.Used, before.Limit), atWall(a.Used, a.Limit)
+	switch {
+	case is && !was:
+		// Whoever leaves a plan did not run into a wall: no prompt for what the plan never had.
+		d.emit(s, sub, i, Event{Kind: Blocked, At: at, Silent: a.Limit == 0})
+	case was && !is:
+		d.emit(s, sub, i, Event{Kind: Unblocked, At: at})
+	}
+	d.settle(sub, i)
+}
+
+// settle derives flag, reason and message from tier, count and limit.
+func (d *Decider) settle(sub *Subject, i int) {
+	a, l := sub.Access[i], &d.plan.Loops[i]
+	next := *a
+	next.Allowed, next.Reason, next.Message = true, "", ""
+	if atWall(a.Used, a.Limit) && l.Enforcement != Shadow {
+		next.Allowed, next.Message = false, l.Message
+		switch {
+		case a.Limit == 0:
+			next.Reason = ReasonPlan
+		case sub.Status == StatusPastDue:
+			next.Reason = ReasonPastDue
+		default:
+			next.Reason = ReasonLimit
+		}
+	}
+	if next != *a {
+		next.dirty = true
+		*a = next
+	}
+}
+
+// tick closes the windows and ends the tiers whose time has come.
+func (d *Decider) tick(s *State, through time.Time) {
+	for _, sub := range s.Subjects {
+		if sub.Deleted {
+			continue
+		}
+		if !sub.TierUntil.IsZero() && !sub.TierUntil.After(through) {
+			d.retier(s, sub, sub.TierUntil)
+		}
+		for i, a := range sub.Access {
+			if a != nil && !a.ResetsAt.IsZero() && !a.ResetsAt.After(through) {
+				d.close(s, sub, i)
+			}
+		}
+	}
+}
+
+// Tally is what a count found for one subject: its uses in the stored window or, where none is open,
+// since the later of the window's horizon and the end of the last one; and the first of them.
+type Tally struct {
+	Subject string
+	Used    int64
+	First   time.Time
+}
+
+// Recount applies a count of the i-th loop. Usage that was deleted never lowers a count: the greater
+// of stored and counted holds.
+func (d *Decider) Recount(s *State, i int, tallies []Tally) {
+	window := d.plan.Loops[i].Window
+	for _, t := range tallies {
+		sub := s.subject(t.Subject)
+		if sub.Deleted || t.Subject == AnySubject {
+			continue
+		}
+		a := d.access(sub, i)
+		if a.ResetsAt.IsZero() {
+			floor := window.Horizon(s.Now)
+			if a.ClosedAt.After(floor) {
+				floor = a.ClosedAt
+			}
+			a.PeriodStart, a.ResetsAt = window.Open(t.First, floor)
+		}
+		if t.Used > a.Used || !a.stored {
+			d.move(s, sub, i, max(a.Used, t.Used), s.Now)
+		}
+	}
+}
+
+// Refresh brings every loaded subject in line with a plan that changed: tiers, limits, messages, and
+// a row for each feature.
+func (d *Decider) Refresh(s *State) {
+	for _, sub := range s.Subjects {
+		if sub.Deleted {
+			continue
+		}
+		d.retier(s, sub, s.Now)
+		d.complete(s, sub)
+		for i, a := range sub.Access {
+			if a != nil {
+				d.limit(s, sub, i, s.Now)
+			}
+		}
+	}
+}
+
+// complete gives a subject its row for every feature. Where a users table is too long for that, only
+// who pays gets them: for everybody else the row of '*' says the same.
+func (d *Decider) complete(s *State, sub *Subject) {
+	if s.Sparse && sub.Tier == DefaultTier {
+		return
+	}
+	for i := range sub.Access {
+		d.access(sub, i)
+	}
+}
+
+// event turns a stored event into its one email: the prompt of its loop, or a row that says why not.
+func (d *Decider) event(s *State, id int64) {
+	ev, ok := s.Stored[id]
+	if !ok || (ev.Kind != Blocked && ev.Kind != Warned) {
+		return
+	}
+	mail := Email{EventID: ev.ID, Subject: ev.Subject, Feature: ev.Feature, Loop: ev.Loop, Kind: string(ev.Kind), Episode: ev.Episode}
+	if ev.Kind == Warned {
+		mail.Kind = fmt.Sprintf("warned_%d", int(math.Round(ev.Threshold*100)))
+		mail.Template = WarningTemplate
+	}
+	l := d.plan.Loop(ev.Feature)
+	switch {
+	case ev.Silent:
+		mail.Skip = SkipSilent
+	case l == nil || l.Prompt == nil:
+		mail.Skip = SkipNoPrompt
+	case ev.Kind == Blocked:
+		mail.Template = l.Prompt.Template
+	}
+	s.Emails = append(s.Emails, mail)
+}
+
+// emit records an event of a row. What happens to people nobody knew before, in a window that is
+// already over, or in shadow mode, is recorded silently.
+func (d *Decider) emit(s *State, sub *Subject, i int, ev Event) {
+	a, l := sub.Access[i], &d.plan.Loops[i]
+	ev.Silent = ev.Silent || l.Enforcement == Shadow || (s.Counting && !a.stored) ||
+		(!a.ResetsAt.IsZero() && !a.ResetsAt.After(s.Now))
+	ev.Subject, ev.Feature, ev.Loop = sub.ID, l.Feature, l.Name
+	ev.Tier, ev.Used, ev.Limit, ev.Episode = a.Tier, a.Used, a.Limit, a.Episode
+	s.Events = append(s.Events, ev)
+}
+
+func atWall(used int64, limit Limit) bool { return limit != Unlimited && used >= int64(limit) }
+
+// warnLine is the number of uses at which a fraction of the limit is reached, and at least one.
+func warnLine(fraction float64, limit Limit) int64 {
+	return max(1, int64(math.Ceil(fraction*float64(limit)-1e-9)))
+}

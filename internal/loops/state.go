@@ -1,0 +1,222 @@
+package loops
+
+import (
+	"slices"
+	"time"
+)
+
+// Access is one row of feature_access.
+type Access struct {
+	Allowed     bool
+	Tier        string
+	Used        int64
+	Limit       Limit
+	PeriodStart time.Time // zero where no window is open
+	ResetsAt    time.Time
+	ClosedAt    time.Time // end of the last window: earlier rows no longer count
+	Reason      string
+	Message     string
+	Episode     int64
+	stored      bool
+	dirty       bool
+}
+
+// Reasons why a flag is down.
+const (
+	ReasonLimit   = "limit_reached"
+	ReasonPlan    = "not_in_plan"
+	ReasonPastDue = "past_due"
+)
+
+// Subject is whom the limits apply to: its tier, where to write to it, and its row per loop.
+type Subject struct {
+	ID        string
+	UserKey   string // identity of its row in the users table; empty: not listed there
+	Tier      string
+	Status    string    // of the subscription the tier comes from
+	TierUntil time.Time // when the tier changes by itself (grace, trial); zero: never
+	Email     string
+	Name      string
+	Customer  string
+	Deleted   bool
+	Access    []*Access // by the plan's loops; nil where there is no row
+	Subs      map[string]*Subscription
+	stored    bool
+	dirty     bool
+	removed   bool // its rows and its contact data go
+}
+
+// Subscription is the mirror of one subscription row.
+type Subscription struct {
+	Key          string
+	Subject      string
+	Status       string
+	Plan         string
+	Price        string
+	Customer     string
+	PeriodStart  time.Time
+	PeriodEnd    time.Time
+	PastDueSince time.Time
+	dirty        bool
+	removed      bool
+}
+
+// EventKind is what happened to a subject's access.
+type EventKind string
+
+// The kinds of access_event.
+const (
+	Warned      EventKind = "warned"
+	Blocked     EventKind = "blocked"
+	Unblocked   EventKind = "unblocked"
+	Reset       EventKind = "reset"
+	TierChanged EventKind = "tier_changed"
+	Converted   EventKind = "converted"
+	Churned     EventKind = "churned"
+	Verified    EventKind = "verified" // somebody compared the flags with the data
+)
+
+// Event is one row of access_event.
+type Event struct {
+	ID        int64 // zero until stored
+	Kind      EventKind
+	Subject   string
+	Feature   string // empty for events of the whole subject
+	Loop      string
+	Tier      string
+	Used      int64
+	Limit     Limit
+	Episode   int64
+	Threshold float64 // of Warned: the fraction that was crossed
+	At        time.Time
+	Silent    bool // recorded, never mailed
+}
+
+// State is what one decision sees and changes: the subjects that the changes name, as stored, and
+// the database's clock. Whoever loads it writes back what Written returns.
+type State struct {
+	Now      time.Time     // the database's clock, or the test clock
+	Shift    time.Duration // how far the test clock is ahead of commit times
+	Counting bool          // a count, not the stream: what was not known before stays silent
+	Sparse   bool          // too many users for a row each
+	Subjects map[string]*Subject
+	Keys     map[string]string // subscription key → subject, for rows that name only their key
+	Users    map[string]string // user key → subject
+	Stored   map[int64]Event   // the events that came back on the stream
+	Events   []Event
+	Emails   []Email
+	Late     int // rows older than their subject's window
+	Unknown  int // rows without a subject
+	loops    int
+}
+
+// NewState returns an empty state for a plan of n loops.
+func NewState(now time.Time, shift time.Duration, n int) *State {
+	return &State{
+		Now: now, Shift: shift, loops: n,
+		Subjects: map[string]*Subject{}, Keys: map[string]string{}, Users: map[string]string{}, Stored: map[int64]Event{},
+	}
+}
+
+// Load adds a stored subject.
+func (s *State) Load(sub Subject) *Subject {
+	sub.stored = true
+	return s.add(sub)
+}
+
+func (s *State) add(sub Subject) *Subject {
+	sub.Access = make([]*Access, s.loops)
+	sub.Subs = map[string]*Subscription{}
+	s.Subjects[sub.ID] = &sub
+	if sub.UserKey != "" {
+		s.Users[sub.UserKey] = sub.ID
+	}
+	return &sub
+}
+
+// LoadAccess adds a stored row of the plan's i-th loop.
+func (s *State) LoadAccess(subject string, i int, a Access) {
+	a.stored = true
+	s.subject(subject).Access[i] = &a
+}
+
+// LoadSubscription adds a stored mirror row.
+func (s *State) LoadSubscription(sub Subscription) {
+	s.Keys[sub.Key] = sub.Subject
+	s.subject(sub.Subject).Subs[sub.Key] = &sub
+}
+
+func (s *State) subject(id string) *Subject {
+	if sub, ok := s.Subjects[id]; ok {
+		return sub
+	}
+	return s.add(Subject{ID: id, Tier: DefaultTier})
+}
+
+// Written is what a decision changed.
+type Written struct {
+	Subjects      []*Subject
+	Removed       []string // subjects whose access rows go
+	Access        []AccessRow
+	Subscriptions []*Subscription
+	Gone          []string // keys of mirror rows that go
+	NextDue       time.Time
+}
+
+// AccessRow names the row that an Access is.
+type AccessRow struct {
+	Subject string
+	Loop    int
+	*Access
+}
+
+// Written returns what must be stored, and the next moment at which something is due by itself.
+func (s *State) Written() Written {
+	var w Written
+	due := func(t time.Time) {
+		if !t.IsZero() && (w.NextDue.IsZero() || t.Before(w.NextDue)) {
+			w.NextDue = t
+		}
+	}
+	for id, sub := range s.Subjects {
+		if sub.dirty || (!sub.stored && !sub.Deleted && sub.inUse()) {
+			w.Subjects = append(w.Subjects, sub)
+		}
+		if sub.removed {
+			w.Removed = append(w.Removed, id)
+		}
+		due(sub.TierUntil)
+		for i, a := range sub.Access {
+			if a == nil {
+				continue
+			}
+			if a.dirty || !a.stored {
+				w.Access = append(w.Access, AccessRow{Subject: id, Loop: i, Access: a})
+			}
+			due(a.ResetsAt)
+		}
+		for key, m := range sub.Subs {
+			switch {
+			case m.removed:
+				w.Gone = append(w.Gone, key)
+			case m.dirty:
+				w.Subscriptions = append(w.Subscriptions, m)
+			}
+		}
+	}
+	return w
+}
+
+// Idle reports whether a decision changed nothing at all.
+func (s *State) Idle(w Written) bool {
+	return len(s.Events)+len(s.Emails)+len(w.Subjects)+len(w.Removed)+len(w.Access)+len(w.Subscriptions)+len(w.Gone) == 0
+}
+
+func (sub *Subject) inUse() bool {
+	return len(sub.Subs) > 0 || slices.ContainsFunc(sub.Access, func(a *Access) bool { return a != nil })
+}
+
+// hasRow reports whether the subject was known before this decision, in any feature.
+func (sub *Subject) hasRow() bool {
+	return slices.ContainsFunc(sub.Access, func(a *Access) bool { return a != nil && a.stored })
+}
