@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tiergate/tiergate/internal/config"
+	"github.com/tiergate/tiergate/internal/loops"
+	"github.com/tiergate/tiergate/internal/mail"
+	"github.com/tiergate/tiergate/internal/sql"
+)
+
+// prepared is a configuration that was read, and matched with the database it is for.
+type prepared struct {
+	settings config.Settings
+	plan     *loops.Plan
+	schema   string // the application's
+	watches  []loops.Watch
+	notes    []string // what recognition has to say
+}
+
+// url returns the connection string of every connection.
+func (p *prepared) url() string { return p.settings.Database.URL }
+
+func (p *prepared) install() sql.InstallOptions {
+	return sql.InstallOptions{Schema: p.schema, Watches: p.watches, AppRoles: p.settings.AppRoles, TestClock: p.settings.TestClock}
+}
+
+// readSettings reads the wiring of a folder.
+func readSettings(dir string) (config.Settings, error) {
+	return config.Load(dir, os.Environ())
+}
+
+// readPlan reads the loops of a folder.
+func readPlan(dir string, s config.Settings) (*loops.Plan, error) {
+	paths, err := config.FindLoops(dir, s.Loops)
+	if err != nil {
+		return nil, err
+	}
+	list, err := config.Loops(paths)
+	if err != nil {
+		return nil, err
+	}
+	return &loops.Plan{Loops: list, Tiers: s.Tiers, Grace: s.Grace}, nil
+}
+
+// match finds the application's tables.
+func match(ctx context.Context, conn *pgx.Conn, s config.Settings, plan *loops.Plan) (*prepared, error) {
+	tables, err := sql.Catalog(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	p := &prepared{settings: s, plan: plan}
+	if p.schema, err = schemaOf(ctx, conn, s); err != nil {
+		return nil, err
+	}
+	needsTime := false
+	triggers := make([]loops.Trigger, len(plan.Loops))
+	for i, l := range plan.Loops {
+		needsTime = needsTime || l.Window.Kind != loops.Lifetime
+		triggers[i] = l.Trigger
+	}
+	p.watches, p.notes, err = config.Recognise(catalog(tables), p.schema, s, needsTime, triggers)
+	if err != nil {
+		return nil, err
+	}
+	p.watches = append(p.watches, loops.Watch{Role: loops.Events, Schema: "tiergate", Table: "access_event",
+		Columns: map[loops.Field]loops.Column{loops.FieldID: {Name: "id", Type: "bigint"}}})
+	return p, nil
+}
+
+// schemaOf returns the application's schema: the URL's, else the one its user works in.
+func schemaOf(ctx context.Context, conn *pgx.Conn, s config.Settings) (string, error) {
+	if s.Database.Schema != "" {
+		return s.Database.Schema, nil
+	}
+	return sql.CurrentSchema(ctx, conn)
+}
+
+// applicationTables are the watched tables without our own.
+func (p *prepared) applicationTables() []loops.Watch { return p.watches[:len(p.watches)-1] }
+
+func catalog(tables []sql.Table) []config.CatalogTable {
+	out := make([]config.CatalogTable, len(tables))
+	for i, t := range tables {
+		out[i] = config.CatalogTable{Schema: t.Schema, Name: t.Name, Key: t.Key, Kind: rune(t.Kind[0]), Estimate: t.Estimate}
+		for _, c := range t.Columns {
+			out[i].Columns = append(out[i].Columns, config.CatalogColumn(c))
+		}
+	}
+	return out
+}
+
+// prepare does all that comes before the first statement that changes anything.
+func prepare(ctx context.Context, dir string) (*prepared, error) {
+	s, err := readSettings(dir)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := readPlan(dir, s)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := sql.Connect(ctx, s.Database.URL, sql.ForCommand)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // only read from
+	return match(ctx, conn, s, plan)
+}
+
+// mailer builds the mailer that the settings ask for.
+func mailer(s config.Settings) (*mail.Mailer, error) {
+	return mail.New(mail.Config{
+		From: s.EmailFrom, UpgradeURL: s.UpgradeURL, ResendKey: string(s.ResendKey), ResendURL: s.ResendURL,
+		SMTPURL: string(s.SMTPURL), Rate: s.EmailRate, Mode: s.EmailMode.String(), TemplatesDir: s.EmailTemplates,
+	})
+}
+
+// checkTemplates makes sure that every template a loop names exists and uses only known variables.
+func checkTemplates(m *mail.Mailer, plan *loops.Plan) error {
+	var problems []error
+	for _, l := range plan.Loops {
+		if l.Prompt == nil {
+			continue
+		}
+		problems = append(problems, m.Check(l.Prompt.Template))
+		if len(l.WarnAt) > 0 {
+			problems = append(problems, m.Check(loops.WarningTemplate))
+		}
+	}
+	return errors.Join(problems...)
+}

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tiergate/tiergate/internal/cdc"
+	"github.com/tiergate/tiergate/internal/loops"
+	"github.com/tiergate/tiergate/internal/mail"
+	"github.com/tiergate/tiergate/internal/sql"
+	"github.com/tiergate/tiergate/internal/web"
+)
+
+// look is how often the running sidecar looks at retained WAL and at the outbox.
+const look = 15 * time.Second
+
+func runCommand() *cobra.Command {
+	var once bool
+	var poll time.Duration
+	c := &cobra.Command{
+		Use: "run", Short: "Install what is missing, then follow the database until stopped", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if once && poll > 0 {
+				return usageError{errors.New("--once and --poll exclude each other")}
+			}
+			if poll != 0 && poll < time.Second {
+				return usageError{fmt.Errorf("--poll %s: at least 1s", poll)}
+			}
+			dir, err := c.Flags().GetString("dir")
+			if err != nil {
+				return err
+			}
+			s := &sidecar{dir: dir, once: once, poll: poll, log: logger(), metrics: web.NewMetrics()}
+			return s.run(c.Context())
+		},
+	}
+	c.Flags().BoolVar(&once, "once", false, "count, apply, deliver what is due, and exit; needs no replication rights")
+	c.Flags().DurationVar(&poll, "poll", 0, "count again every so often instead of following the change stream, e.g. 30s")
+	return c
+}
+
+// sidecar is the running process: it wires the parts and begins again when the database changed.
+type sidecar struct {
+	dir     string
+	once    bool
+	poll    time.Duration
+	log     *slog.Logger
+	metrics *web.Metrics
+
+	ready atomic.Pointer[string] // why it is not ready; nil: it is
+	now   atomic.Pointer[prepared]
+}
+
+// run keeps a session going: each reads the configuration and the catalog anew.
+func (s *sidecar) run(ctx context.Context) error {
+	s.notReady("starting")
+	if s.once {
+		return s.session(ctx)
+	}
+	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		begun := time.Now()
+		err := s.session(ctx)
+		kind := loops.KindOf(err)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil || kind == loops.Permanent || s.now.Load() == nil {
+			return err
+		}
+		s.notReady(err.Error())
+		if time.Since(begun) > time.Minute {
+			pause = time.Second
+		}
+		s.log.Warn("beginning again", "in", pause, "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// session builds every part in order, under a lease, and runs them until one fails.
+func (s *sidecar) session(ctx context.Context) error {
+	p, err := prepare(ctx, s.dir)
+	if err != nil {
+		return err
+	}
+	for _, note := range p.notes {
+		s.log.Info(note)
+	}
+	mails, err := mailer(p.settings)
+	if err != nil {
+		return err
+	}
+	if err := checkTemplates(mails, p.plan); err != nil {
+		return err
+	}
+	if err := s.install(ctx, p); err != nil {
+		return err
+	}
+	s.now.Store(p)
+	if !s.once {
+		stop, err := s.serve(ctx, p)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	lease, err := sql.Acquire(ctx, p.url(), holder(), !s.once, s.log)
+	if err != nil {
+		return err
+	}
+	defer lease.Release()
+	store, outbox, flow := s.parts(p, mails, lease.Term)
+	defer store.Close()
+	defer outbox.Close()
+	if s.once {
+		return s.pass(ctx, flow)
+	}
+	return s.together(ctx,
+		lease.Hold,
+		func(ctx context.Context) error { return loops.Keep(ctx, s.log, "follow", s.follow(flow)) },
+		func(ctx context.Context) error { return loops.Keep(ctx, s.log, "deliver", flow.Deliver) },
+		func(ctx context.Context) error { return loops.Keep(ctx, s.log, "watch", s.watch(p)) },
+	)
+}
+
+// parts joins store, outbox, stream and mailer to a flow.
+func (s *sidecar) parts(p *prepared, mails *mail.Mailer, term int64) (*sql.Store, *sql.Outbox, *loops.Flow) {
+	store := sql.NewStore(sql.Options{URL: p.url(), Schema: p.schema, Plan: p.plan, Watches: p.watches, Term: term,
+		TestClock: p.settings.TestClock, Log: s.log, Gauges: readiness{s.metrics, s}})
+	outbox := sql.NewOutbox(sql.OutboxOptions{URL: p.url(), Schema: p.schema, Plan: p.plan, Term: term, Log: s.log,
+		Hold: mails.Ready, Route: mails.Route})
+	source := cdc.NewPostgres(cdc.Config{URL: p.url(), Name: string(sql.ForStream), Slot: sql.Slot,
+		Publications: []string{sql.UsagePublication, sql.StatePublication}, Watches: p.watches, Facts: facts(p.url()), Log: s.log})
+	return store, outbox, loops.NewFlow(source, store, outbox, mails, loops.NewDecider(p.plan, p.watches))
+}
+
+func (s *sidecar) install(ctx context.Context, p *prepared) error {
+	conn, err := sql.Connect(ctx, p.url(), sql.ForCommand)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the session is given up either way
+	changed, err := sql.Install(ctx, conn, p.install())
+	if changed {
+		s.log.Info("installed", "schema", "tiergate", "flags", p.schema+".feature_access")
+	}
+	return err
+}
+
+func (s *sidecar) follow(flow *loops.Flow) func(context.Context) error {
+	if s.poll > 0 {
+		return func(ctx context.Context) error { return flow.Poll(ctx, s.poll) }
+	}
+	return flow.Follow
+}
+
+// pass counts once and sends what is due.
+func (s *sidecar) pass(ctx context.Context, flow *loops.Flow) error {
+	if err := flow.Store.Count(ctx, loops.Snapshot{Close: func() {}}, flow.Decider); err != nil {
+		return err
+	}
+	_, err := flow.DeliverDue(ctx)
+	return err
+}
+
+// together runs parts until one of them ends, then stops the others and waits for them.
+func (s *sidecar) together(ctx context.Context, parts ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for _, part := range parts {
+		wg.Go(func() {
+			err := part(ctx)
+			if err == nil {
+				err = context.Canceled
+			}
+			cancel(err)
+		})
+	}
+	wg.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// facts asks the server what the change stream wants to know before it is opened.
+func facts(url string) func(context.Context) (cdc.Facts, error) {
+	return func(ctx context.Context) (cdc.Facts, error) {
+		conn, err := sql.Connect(ctx, url, sql.ForCommand)
+		if err != nil {
+			return cdc.Facts{}, err
+		}
+		defer conn.Close(ctx) //nolint:errcheck // only read from
+		st, err := sql.Replication(ctx, conn)
+		return cdc.Facts{Exists: st.Exists, Plugin: st.Plugin, Database: st.Database, ThisDatabase: st.ThisDatabase, Lost: st.Lost,
+			ConfirmedFlush: st.ConfirmedFlush, Publications: st.Publications}, err
+	}
+}
+
+// watch looks at retained WAL and at the outbox. A slot that keeps more than max_retained_wal is given
+// up: filling the application's disk is worse than counting again.
+func (s *sidecar) watch(p *prepared) func(context.Context) error {
+	return func(ctx context.Context) error {
+		for {
+			conn, err := sql.Connect(ctx, p.url(), sql.ForCommand)
+			if err != nil {
+				return err
+			}
+			status, err := sql.ReadStatus(ctx, conn, p.schema)
+			if err == nil && status.RetainedBytes > p.settings.MaxRetainedWAL && s.poll == 0 {
+				err = sql.GiveUpSlot(ctx, conn)
+			}
+			conn.Close(ctx) //nolint:errcheck // only read from
+			if err != nil {
+				return err
+			}
+			s.metrics.Observed(status.RetainedBytes, status.Emails)
+			if half := p.settings.MaxRetainedWAL / 2; status.RetainedBytes > half {
+				s.log.Warn("the server keeps much WAL for the sidecar", "bytes", status.RetainedBytes, "given_up_at", p.settings.MaxRetainedWAL)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(look):
+			}
+		}
+	}
+}
+
+// serve opens the admin address.
+func (s *sidecar) serve(ctx context.Context, p *prepared) (stop func(), err error) {
+	admin := &web.Admin{Metrics: s.metrics, Token: string(p.settings.AdminToken), Ready: s.readyNow,
+		Status: func(ctx context.Context) (any, error) { return readStatus(ctx, p) }}
+	listener, err := admin.Listen(p.settings.AdminListen)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := admin.Serve(ctx, listener); err != nil {
+			s.log.Error("the admin address is closed", "error", err)
+		}
+	}()
+	return func() { cancel(); <-done }, nil
+}
+
+func (s *sidecar) notReady(why string) { s.ready.Store(&why) }
+
+func (s *sidecar) readyNow() error {
+	if why := s.ready.Load(); why != nil {
+		return errors.New(*why)
+	}
+	return nil
+}
+
+// readiness is told of every commit: the first one means that the sidecar follows.
+type readiness struct {
+	*web.Metrics
+	sidecar *sidecar
+}
+
+// Following marks the sidecar as ready.
+func (r readiness) Following() { r.sidecar.ready.Store(nil) }
+
+// holder names this process to others.
+func holder() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return fmt.Sprintf("%s, process %d", host, os.Getpid())
+}

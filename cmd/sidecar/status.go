@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/tiergate/tiergate/internal/sql"
+)
+
+// jsonFlag adds --json to a command that prints facts.
+func jsonFlag(c *cobra.Command) *bool { return c.Flags().Bool("json", false, "print JSON") }
+
+func printJSON(c *cobra.Command, facts any) error {
+	out := json.NewEncoder(c.OutOrStdout())
+	out.SetIndent("", "  ")
+	return out.Encode(facts)
+}
+
+func readStatus(ctx context.Context, p *prepared) (sql.Status, error) {
+	conn, err := sql.Connect(ctx, p.url(), sql.ForCommand)
+	if err != nil {
+		return sql.Status{}, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // only read from
+	return sql.ReadStatus(ctx, conn, p.schema)
+}
+
+func statusCommand() *cobra.Command {
+	c := &cobra.Command{Use: "status", Short: "Show where the sidecar stands: lag, retained WAL, flags, emails", Args: cobra.NoArgs}
+	asJSON := jsonFlag(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
+			st, err := sql.ReadStatus(ctx, conn, p.schema)
+			if err != nil {
+				return err
+			}
+			if *asJSON {
+				return printJSON(c, st)
+			}
+			if !st.Installed {
+				fmt.Fprintln(c.OutOrStdout(), "not installed: run `sidecar check`, then `sidecar run`")
+				return errFound
+			}
+			printStatus(c, st)
+			if !st.Running {
+				return errFound
+			}
+			return nil
+		})
+	}
+	return c
+}
+
+func printStatus(c *cobra.Command, st sql.Status) {
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(c.OutOrStdout(), "%-10s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	if st.Running {
+		line("sidecar", "running (%s), %s", st.Holder, st.Mode)
+	} else {
+		line("sidecar", "not running: flags stand still, windows still open in has_feature()")
+	}
+	line("lag", "%s", time.Duration(st.LagSeconds*float64(time.Second)).Round(time.Millisecond))
+	if st.SourceTime != nil {
+		line("newest", "change of %s", st.SourceTime.UTC().Format(time.RFC3339))
+	}
+	line("WAL", "%.1f MB kept by the server", float64(st.RetainedBytes)/1e6)
+	line("subjects", "%d", st.Subjects)
+	for _, f := range st.Features {
+		line("feature", "%s (%s): %d rows, %d blocked", f.Feature, f.Enforcement, f.Subjects, f.Blocked)
+	}
+	line("emails", "%s", counts(st.Emails))
+	line("events", "%s (30 days)", counts(st.Events))
+}
+
+func counts(by map[string]int64) string {
+	if len(by) == 0 {
+		return "none"
+	}
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		parts = append(parts, fmt.Sprintf("%d %s", by[name], name))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func explainCommand() *cobra.Command {
+	c := &cobra.Command{Use: "explain SUBJECT FEATURE", Short: "Tell why a subject may or may not use a feature, as JSON", Args: cobra.ExactArgs(2)}
+	jsonFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
+			if p.plan.Loop(args[1]) == nil {
+				var known []string
+				for _, l := range p.plan.Loops {
+					known = append(known, l.Feature)
+				}
+				return usageError{fmt.Errorf("no loop has feature %q; there is: %s", args[1], strings.Join(known, ", "))}
+			}
+			facts, err := sql.Explain(ctx, conn, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return printJSON(c, facts)
+		})
+	}
+	return c
+}

@@ -1,0 +1,333 @@
+package cdc
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+
+	"github.com/tiergate/tiergate/internal/loops"
+)
+
+// The messages of pgoutput, protocol 1, that mean something to the sidecar. Decoding takes bytes and
+// gives values: it knows no connection.
+type (
+	beginMessage struct {
+		final     pglogrepl.LSN // where the commit record will start
+		committed time.Time
+		xid       uint32
+	}
+	commitMessage struct {
+		end       pglogrepl.LSN // where the commit record ends
+		committed time.Time
+	}
+	// rowMessage is one insert, update or delete. table is nil for a table nobody watches.
+	rowMessage struct {
+		op    loops.Op
+		table *table
+		old   tuple // the identity before, if it changed or the row is gone
+		new   tuple
+	}
+	truncateMessage struct{ tables []*table }
+	// otherMessage means nothing here: origins, types, logical messages, and the stray stream-abort that
+	// PostgreSQL 18 sends even in protocol 1.
+	otherMessage struct{ kind byte }
+)
+
+// tuple is a row's columns in the table's order.
+type tuple []loops.Value
+
+// table is what the last Relation message said of a table, matched with what is watched.
+type table struct {
+	watch  *loops.Watch
+	fields []loops.Field // by column; -1 where it means nothing
+	key    []int         // columns of the replica identity, in the watch's order
+}
+
+// decoder keeps the tables announced so far.
+type decoder struct {
+	watches []loops.Watch
+	tables  map[uint32]*table
+}
+
+func newDecoder(watches []loops.Watch) *decoder {
+	return &decoder{watches: watches, tables: map[uint32]*table{}}
+}
+
+// epoch is where PostgreSQL's timestamps begin, in microseconds after 1970.
+const epoch = 946684800 * 1_000_000
+
+var errShort = errors.New("message ends too early")
+
+// reader takes a message apart; after the first lack of bytes it only returns zeros.
+type reader struct {
+	b     []byte
+	short bool
+}
+
+func (r *reader) take(n int) []byte {
+	if n < 0 || n > len(r.b) {
+		r.short, r.b = true, nil
+		return nil
+	}
+	out := r.b[:n]
+	r.b = r.b[n:]
+	return out
+}
+
+func (r *reader) u8() byte {
+	if b := r.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *reader) u16() int {
+	if b := r.take(2); b != nil {
+		return int(binary.BigEndian.Uint16(b))
+	}
+	return 0
+}
+
+func (r *reader) u32() uint32 {
+	if b := r.take(4); b != nil {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (r *reader) u64() uint64 {
+	if b := r.take(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
+func (r *reader) text() string {
+	end := slices.Index(r.b, 0)
+	if end < 0 {
+		r.short, r.b = true, nil
+		return ""
+	}
+	s := string(r.b[:end])
+	r.b = r.b[end+1:]
+	return s
+}
+
+func (r *reader) time() time.Time { return time.UnixMicro(int64(r.u64()) + epoch).UTC() }
+
+// decode returns one message. It fails on bytes that are no pgoutput message, and where a watched
+// table has lost a column that is needed.
+func (d *decoder) decode(message []byte) (any, error) {
+	if len(message) == 0 {
+		return nil, errShort
+	}
+	r := &reader{b: message[1:]}
+	var out any
+	var err error
+	switch message[0] {
+	case 'B':
+		out = beginMessage{final: pglogrepl.LSN(r.u64()), committed: r.time(), xid: r.u32()}
+	case 'C':
+		r.take(9) // flags and the commit record's start
+		out = commitMessage{end: pglogrepl.LSN(r.u64()), committed: r.time()}
+	case 'R':
+		err = d.relation(r)
+		out = otherMessage{'R'}
+	case 'I', 'U', 'D':
+		out, err = d.row(loops.Op(message[0]), r)
+	case 'T':
+		out, err = d.truncate(r)
+	default:
+		return otherMessage{message[0]}, nil
+	}
+	if err == nil && r.short {
+		err = errShort
+	}
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// relation takes over a table's columns; it comes before the table's first row and after every change.
+func (d *decoder) relation(r *reader) error {
+	id, schema, name := r.u32(), r.text(), r.text()
+	r.u8() // replica identity
+	n := r.u16()
+	names := make([]string, 0, min(n, len(r.b)))
+	for range n {
+		r.u8() // flags
+		names = append(names, r.text())
+		r.take(8) // type and modifier
+		if r.short {
+			return errShort
+		}
+	}
+	i := slices.IndexFunc(d.watches, func(w loops.Watch) bool { return w.Schema == schema && w.Table == name })
+	if i < 0 {
+		d.tables[id] = &table{}
+		return nil
+	}
+	w := &d.watches[i]
+	t := &table{watch: w, fields: make([]loops.Field, n)}
+	for c := range t.fields {
+		t.fields[c] = -1
+	}
+	for field, column := range w.Columns {
+		c := slices.Index(names, column.Name)
+		if c < 0 {
+			return lostColumn(w, column.Name, "tables."+section(w.Role)+"."+field.String())
+		}
+		t.fields[c] = field
+	}
+	for _, column := range w.Key {
+		c := slices.Index(names, column)
+		if c < 0 {
+			return lostColumn(w, column, "the table's primary key")
+		}
+		t.key = append(t.key, c)
+	}
+	d.tables[id] = t
+	return nil
+}
+
+func lostColumn(w *loops.Watch, column, setting string) error {
+	return &loops.Fault{Step: "read the change stream", Kind: loops.Changed,
+		Err:  fmt.Errorf("table %s.%s no longer has column %q", w.Schema, w.Table, column),
+		Hint: "the columns are looked up again; if it was renamed, set " + setting + " in sidecar.yaml"}
+}
+
+func section(role loops.Role) string {
+	return [...]string{"usage", "subscriptions", "users", "access_event"}[role]
+}
+
+func (d *decoder) row(op loops.Op, r *reader) (any, error) {
+	id := r.u32()
+	t, ok := d.tables[id]
+	if !ok {
+		return nil, fmt.Errorf("a row of table %d came before the table", id)
+	}
+	m := rowMessage{op: op, table: t}
+	if t.watch == nil {
+		return m, nil
+	}
+	for len(r.b) > 0 {
+		var err error
+		switch kind := r.u8(); kind {
+		case 'N':
+			m.new, err = readTuple(r)
+		case 'K', 'O':
+			m.old, err = readTuple(r)
+		default:
+			err = fmt.Errorf("tuple of unknown kind %q", kind)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if (op != loops.Delete && len(m.new) != len(t.fields)) || (op == loops.Delete && len(m.old) != len(t.fields)) ||
+		(m.old != nil && len(m.old) != len(t.fields)) {
+		return nil, fmt.Errorf("a row of table %s does not have the table's %d columns", t.watch.Table, len(t.fields))
+	}
+	return m, nil
+}
+
+// readTuple reads a row's columns. All values share one string: one allocation a row, not one a column.
+func readTuple(r *reader) (tuple, error) {
+	n := r.u16()
+	if n > len(r.b) {
+		return nil, errShort
+	}
+	all := string(r.b)
+	out := make(tuple, n)
+	for i := range out {
+		switch kind := r.u8(); kind {
+		case 'n':
+			out[i].Kind = loops.Null
+		case 'u':
+			out[i].Kind = loops.Unchanged
+		case 't':
+			size := int(r.u32())
+			from := len(all) - len(r.b)
+			if r.take(size); r.short {
+				return nil, errShort
+			}
+			out[i] = loops.Text(all[from : from+size])
+		default:
+			return nil, fmt.Errorf("column of unknown kind %q", kind)
+		}
+	}
+	return out, nil
+}
+
+func (d *decoder) truncate(r *reader) (any, error) {
+	n := int(r.u32())
+	r.u8() // cascade, restart identity
+	var m truncateMessage
+	for range n {
+		t, ok := d.tables[r.u32()]
+		if r.short {
+			return nil, errShort
+		}
+		if ok && t.watch != nil {
+			m.tables = append(m.tables, t)
+		}
+	}
+	return m, nil
+}
+
+// keyText joins the values of the replica identity.
+func (t *table) keyText(row tuple) string {
+	if len(t.key) == 1 {
+		return row[t.key[0]].Text
+	}
+	parts := make([]string, len(t.key))
+	for i, c := range t.key {
+		parts[i] = row[c].Text
+	}
+	return strings.Join(parts, "\x1f")
+}
+
+// change turns a row of a watched table into what the core understands. A usage row that cannot be
+// read counts as one without a subject: it is reported, and stops nobody.
+func (m rowMessage) change(committed time.Time) (c loops.Change, invalid error) {
+	t := m.table
+	c = loops.Change{Role: t.watch.Role, Op: m.op, Committed: committed}
+	switch t.watch.Role {
+	case loops.Usage:
+		c.Use, invalid = t.watch.Use(func(f loops.Field) loops.Value { return t.value(m.new, f) }, committed)
+		return c, invalid
+	case loops.Events:
+		_, err := fmt.Sscan(t.value(m.new, loops.FieldID).Text, &c.Event)
+		return c, err
+	}
+	if m.op == loops.Delete {
+		c.Key = t.keyText(m.old)
+		return c, nil
+	}
+	c.Key = t.keyText(m.new)
+	if m.old != nil {
+		if old := t.keyText(m.old); old != c.Key {
+			c.OldKey = old
+		}
+	}
+	c.Row = loops.Row{}
+	for i, f := range t.fields {
+		if f >= 0 {
+			c.Row[f] = m.new[i]
+		}
+	}
+	return c, nil
+}
+
+func (t *table) value(row tuple, f loops.Field) loops.Value {
+	if i := slices.Index(t.fields, f); i >= 0 {
+		return row[i]
+	}
+	return loops.Value{}
+}

@@ -1,0 +1,188 @@
+package cdc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tiergate/tiergate/internal/loops"
+)
+
+// Postgres opens streams of one database's slot.
+type Postgres struct{ config Config }
+
+// NewPostgres returns a source; it connects when a stream is opened.
+func NewPostgres(c Config) *Postgres { return &Postgres{config: c} }
+
+// Resume opens the stream at a stored position, after making sure that the server still has
+// everything from there on: it would forward silently past what it has not.
+func (p *Postgres) Resume(ctx context.Context, at loops.Position) (loops.Stream, error) {
+	from, err := decodePosition(at)
+	if err != nil {
+		return nil, gap("%v", err)
+	}
+	facts, err := p.config.Facts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, system, err := p.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.joins(from, facts, system); err != nil {
+		closeConn(conn)
+		return nil, err
+	}
+	err = pglogrepl.StartReplication(ctx, conn, p.config.Slot, from.End, pglogrepl.StartReplicationOptions{
+		PluginArgs: []string{"proto_version '1'", fmt.Sprintf("publication_names '%s'", strings.Join(p.config.Publications, ","))},
+	})
+	if err != nil {
+		closeConn(conn)
+		return nil, explain("start the change stream", err)
+	}
+	return newStream(conn, from, p.config), nil
+}
+
+// joins reports a Gap where the slot does not continue exactly at the position.
+func (p *Postgres) joins(from position, facts Facts, system pglogrepl.IdentifySystemResult) error {
+	switch {
+	case !facts.Exists:
+		return gap("the replication slot %q is gone", p.config.Slot)
+	case facts.Plugin != "pgoutput" || facts.Database != facts.ThisDatabase:
+		return p.foreign(facts)
+	case facts.Lost:
+		return gap("the server has removed WAL that slot %q needed", p.config.Slot)
+	case from.System != system.SystemID:
+		return gap("this is another server (system %s, the position is of %s)", system.SystemID, from.System)
+	case from.Timeline != system.Timeline:
+		return gap("the server was promoted or restored (timeline %d, the position is of %d)", system.Timeline, from.Timeline)
+	case from.Slot != p.config.Slot || from.Publications != facts.Publications:
+		return gap("the publications were changed")
+	}
+	confirmed, err := pglogrepl.ParseLSN(facts.ConfirmedFlush)
+	if err != nil {
+		return gap("slot %q has no position", p.config.Slot)
+	}
+	if confirmed > from.End {
+		return gap("slot %q was moved to %s behind our back; the flags stand at %s", p.config.Slot, confirmed, from.End)
+	}
+	return nil
+}
+
+func (p *Postgres) foreign(facts Facts) error {
+	return &loops.Fault{Step: "open the change stream", Kind: loops.Permanent,
+		Err:  fmt.Errorf("slot %q belongs to database %s and plugin %s", p.config.Slot, facts.Database, facts.Plugin),
+		Hint: "one server has one sidecar a slot name: drop it if nobody uses it, SELECT pg_drop_replication_slot('" + p.config.Slot + "')"}
+}
+
+func gap(format string, args ...any) error {
+	return &loops.Fault{Step: "resume the change stream", Err: fmt.Errorf(format, args...), Kind: loops.Gap,
+		Hint: "usage is counted again; the flags stand until then"}
+}
+
+// Snapshot drops what is left of an old slot, creates a new one, and exports the view of the data as of
+// its first position.
+func (p *Postgres) Snapshot(ctx context.Context) (loops.Snapshot, error) {
+	facts, err := p.config.Facts(ctx)
+	if err != nil {
+		return loops.Snapshot{}, err
+	}
+	conn, system, err := p.connect(ctx)
+	if err != nil {
+		return loops.Snapshot{}, err
+	}
+	if facts.Exists {
+		if facts.Plugin != "pgoutput" || facts.Database != facts.ThisDatabase {
+			closeConn(conn)
+			return loops.Snapshot{}, p.foreign(facts)
+		}
+		if err := pglogrepl.DropReplicationSlot(ctx, conn, p.config.Slot, pglogrepl.DropReplicationSlotOptions{Wait: true}); err != nil {
+			closeConn(conn)
+			return loops.Snapshot{}, explain("drop the old replication slot", err)
+		}
+	}
+	slow := time.AfterFunc(5*time.Second, func() {
+		p.config.Log.Info("the replication slot waits for transactions that are still open in the application")
+	})
+	slot, err := pglogrepl.CreateReplicationSlot(ctx, conn, p.config.Slot, "pgoutput", pglogrepl.CreateReplicationSlotOptions{
+		Mode: pglogrepl.LogicalReplication, SnapshotAction: "EXPORT_SNAPSHOT",
+	})
+	slow.Stop()
+	if err != nil {
+		closeConn(conn)
+		return loops.Snapshot{}, explain("create the replication slot", err)
+	}
+	start, err := pglogrepl.ParseLSN(slot.ConsistentPoint)
+	if err != nil {
+		closeConn(conn)
+		return loops.Snapshot{}, explain("create the replication slot", err)
+	}
+	at := position{System: system.SystemID, Timeline: system.Timeline, Slot: p.config.Slot, Publications: facts.Publications, End: start}
+	return loops.Snapshot{Name: slot.SnapshotName, At: at.encode(), Close: func() { closeConn(conn) }}, nil
+}
+
+func (p *Postgres) connect(ctx context.Context) (*pgconn.PgConn, pglogrepl.IdentifySystemResult, error) {
+	config, err := pgconn.ParseConfig(p.config.URL)
+	if err != nil {
+		return nil, pglogrepl.IdentifySystemResult{}, &loops.Fault{Step: "read DATABASE_URL", Err: err}
+	}
+	config.ConnectTimeout = 10 * time.Second
+	for name, value := range map[string]string{
+		"replication": "database", "application_name": p.config.Name, "datestyle": "ISO", "timezone": "UTC",
+		"wal_sender_timeout": "60s", "search_path": "pg_catalog",
+	} {
+		config.RuntimeParams[name] = value
+	}
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, pglogrepl.IdentifySystemResult{}, explain("open a replication connection", err)
+	}
+	system, err := pglogrepl.IdentifySystem(ctx, conn)
+	if err != nil {
+		closeConn(conn)
+		return nil, system, explain("identify the server", err)
+	}
+	return conn, system, nil
+}
+
+func closeConn(conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	conn.Close(ctx) //nolint:errcheck // the session is given up either way
+}
+
+// ways out of what the server says to a replication connection, by SQLSTATE.
+var ways = map[string]struct {
+	kind loops.Kind
+	hint string
+}{
+	"42704": {loops.Gap, "slot or publication is gone; usage is counted again"},
+	"55000": {loops.Gap, "set wal_level = logical and restart the server; if it is, the slot was invalidated and usage is counted again"},
+	"42501": {loops.Permanent, "the sidecar's role needs replication rights: ALTER ROLE … REPLICATION (RDS: GRANT rds_replication TO …)"},
+	"28000": {loops.Permanent, "pg_hba.conf or the pooler does not allow replication connections: set DIRECT_URL to the database itself"},
+	"08P01": {loops.Permanent, "a connection pooler stands in between: set DIRECT_URL to the database itself"},
+	"53400": {loops.Transient, "raise max_replication_slots or max_wal_senders and restart the server"},
+	"53300": {loops.Transient, "raise max_wal_senders or max_connections"},
+	"55006": {loops.Transient, "another process follows the slot; it is given up when that one is gone"},
+}
+
+// explain turns an error of the replication connection into a fault with a way out.
+func explain(step string, err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return &loops.Fault{Step: step, Err: err, Kind: loops.Transient}
+	}
+	way, ok := ways[pg.Code]
+	if !ok {
+		way.kind = loops.Transient
+	}
+	if pg.Code == "55000" && strings.Contains(pg.Message, "wal_level") {
+		way.kind, way.hint = loops.Permanent, "ALTER SYSTEM SET wal_level = 'logical', then restart the server"
+	}
+	return &loops.Fault{Step: step, Err: fmt.Errorf("%s (SQLSTATE %s)", pg.Message, pg.Code), Kind: way.kind, Hint: way.hint}
+}

@@ -1,0 +1,211 @@
+package sql
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tiergate/tiergate/internal/loops"
+)
+
+// chunk is how many subjects one transaction touches where we choose: small enough not to hold
+// anybody up.
+const chunk = 5000
+
+// idleWake is how long a quiet flow sleeps: the test clock must be looked at more often.
+const (
+	idleWake  = time.Minute
+	clockWake = 50 * time.Millisecond
+)
+
+// Store keeps flags, events and position. Its connection belongs to the goroutine that follows the
+// stream.
+type Store struct {
+	url     string
+	schema  string
+	access  string // the quoted name of feature_access
+	plan    *loops.Plan
+	watches []loops.Watch
+	index   map[string]int // loop by feature
+	term    int64          // of the lease under which it writes
+	clock   bool           // the test clock may move at any time
+	log     *slog.Logger
+	gauges  Gauges
+
+	conn    *pgx.Conn
+	seq     int64
+	at      loops.Position // as stored
+	sparse  bool
+	nextDue time.Time // on the database's clock; zero: unknown
+}
+
+// Gauges is told what each commit did. All methods may be called at any time.
+type Gauges interface {
+	Applied(changes int, events, late, unknown int, through time.Time)
+	// Following says that the flags agree with the data from here on.
+	Following()
+}
+
+// Options says what a Store works on.
+type Options struct {
+	URL       string
+	Schema    string // the application's
+	Plan      *loops.Plan
+	Watches   []loops.Watch
+	Term      int64
+	TestClock bool
+	Log       *slog.Logger
+	Gauges    Gauges
+}
+
+// NewStore returns a store; it connects when Position is called.
+func NewStore(o Options) *Store {
+	s := &Store{
+		url: o.URL, schema: o.Schema, access: ident(o.Schema, "feature_access"), plan: o.Plan, watches: o.Watches,
+		index: map[string]int{}, term: o.Term, clock: o.TestClock, log: o.Log, gauges: o.Gauges,
+	}
+	for i, l := range o.Plan.Loops {
+		s.index[l.Feature] = i
+	}
+	return s
+}
+
+// Close ends the store's connection.
+func (s *Store) Close() {
+	if s.conn != nil {
+		closeConn(s.conn)
+	}
+}
+
+func closeConn(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	conn.Close(ctx) //nolint:errcheck // the session is given up either way
+}
+
+// Resume connects anew, brings the rows in line with a plan that changed, and returns where the state
+// stands; "" where the data must be counted first.
+func (s *Store) Resume(ctx context.Context, d *loops.Decider) (loops.Position, error) {
+	s.Close()
+	conn, err := Connect(ctx, s.url, ForApply)
+	if err != nil {
+		return "", err
+	}
+	s.conn, s.nextDue, s.at = conn, time.Time{}, ""
+	var at loops.Position
+	err = conn.QueryRow(ctx, `SELECT position, seq FROM tiergate.checkpoint WHERE term = $1`, s.term).Scan(&at, &s.seq)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", s.deposed()
+	}
+	if err != nil {
+		return "", explain("read the checkpoint", err)
+	}
+	if s.sparse, err = s.tooManyUsers(ctx); err != nil {
+		return "", err
+	}
+	counted, err := s.meta(ctx, "counted")
+	if err != nil || counted != s.countedNow() {
+		return "", err
+	}
+	s.at = at
+	return at, s.refreshIfChanged(ctx, d)
+}
+
+func (s *Store) deposed() error {
+	return &loops.Fault{Step: "hold the lease", Err: errors.New("another sidecar took over"), Kind: loops.Deposed}
+}
+
+// Apply decides a batch on the stored state and commits the outcome together with the position.
+func (s *Store) Apply(ctx context.Context, b loops.Batch, d *loops.Decider) (loops.Applied, error) {
+	applied, err := s.transact(ctx, needsOf(b.Changes), b, false, d.Decide)
+	if err == nil {
+		s.gauges.Following()
+	}
+	return applied, err
+}
+
+// count applies changes that were read from the tables and not from the stream.
+func (s *Store) count(ctx context.Context, changes []loops.Change, d *loops.Decider) (loops.Applied, error) {
+	return s.transact(ctx, needsOf(changes), loops.Batch{Changes: changes}, true, d.Decide)
+}
+
+// transact is one transaction: load, decide, write, and last of all the compare-and-set.
+func (s *Store) transact(ctx context.Context, n needs, b loops.Batch, counting bool,
+	decide func(*loops.State, loops.Batch) error,
+) (loops.Applied, error) {
+	tx, err := s.conn.Begin(ctx)
+	if err != nil {
+		return loops.Applied{}, explain("begin", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing to undo after a commit
+	due := s.clock || s.nextDue.IsZero() || !time.Now().Before(s.nextDue)
+	st, err := s.load(ctx, tx, n, due)
+	if err != nil {
+		return loops.Applied{}, err
+	}
+	st.Counting = counting
+	if err := decide(st, b); err != nil {
+		return loops.Applied{}, err
+	}
+	written := st.Written()
+	if b.Position == s.at && st.Idle(written) {
+		// Nothing happened: an idle database stays idle.
+		if due {
+			err = s.findNextDue(ctx, tx, st.Now)
+		}
+		return loops.Applied{Wake: s.wake()}, err
+	}
+	if err := s.write(ctx, tx, st, written, b); err != nil {
+		return loops.Applied{}, err
+	}
+	if due {
+		if err := s.findNextDue(ctx, tx, st.Now); err != nil {
+			return loops.Applied{}, err
+		}
+	} else {
+		s.dueBy(written.NextDue, st.Now)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return loops.Applied{}, explain("commit", err)
+	}
+	s.seq++
+	s.at = b.Position
+	s.gauges.Applied(len(b.Changes), len(st.Events), st.Late, st.Unknown, b.Through)
+	return loops.Applied{Wake: s.wake(), Mails: len(st.Emails)}, nil
+}
+
+// findNextDue asks the database when time itself demands the next apply.
+func (s *Store) findNextDue(ctx context.Context, tx pgx.Tx, now time.Time) error {
+	var next *time.Time
+	err := tx.QueryRow(ctx, `SELECT least((SELECT min(resets_at) FROM `+s.access+`), (SELECT min(tier_until) FROM tiergate.subject))`).Scan(&next)
+	if err != nil {
+		return explain("find what is due next", err)
+	}
+	s.nextDue = time.Now().Add(24 * time.Hour)
+	s.dueBy(orZero(next), now)
+	return nil
+}
+
+// dueBy moves the next due time forward to at, which is on the database's clock.
+func (s *Store) dueBy(at, now time.Time) {
+	if at.IsZero() {
+		return
+	}
+	if local := time.Now().Add(at.Sub(now)); local.Before(s.nextDue) {
+		s.nextDue = local
+	}
+}
+
+func (s *Store) wake() time.Time {
+	pause := idleWake
+	if s.clock {
+		pause = clockWake
+	}
+	if wake := time.Now().Add(pause); wake.Before(s.nextDue) {
+		return wake
+	}
+	return s.nextDue
+}

@@ -1,0 +1,141 @@
+package sql
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Table is a table of the application as the catalog describes it.
+type Table struct {
+	Schema, Name string
+	Kind         string // r table, p partitioned, v view, m materialized view, f foreign
+	Columns      []Column
+	Key          []string // the replica identity's columns; empty: none that an UPDATE could be published with
+	Estimate     int64    // rows
+}
+
+// Column is one column of a Table.
+type Column struct {
+	Name    string
+	Type    string
+	NotNull bool
+}
+
+// Catalog lists the application's tables: everything but the system's schemas and our own.
+func Catalog(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
+	rows, err := conn.Query(ctx, `
+		SELECT n.nspname, c.relname, c.relkind::text, c.reltuples::bigint,
+			ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+			ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+			ARRAY(SELECT a.attnotnull FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+			ARRAY(SELECT a.attname::text FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k (num, pos)
+				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
+				WHERE i.indrelid = c.oid AND i.indisvalid AND CASE c.relreplident
+					WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END
+				ORDER BY k.pos)
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND c.relname <> 'feature_access'
+			AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'tiergate') AND n.nspname !~ '^pg_(toast|temp)'
+		ORDER BY n.nspname, c.relname`)
+	if err != nil {
+		return nil, explain("read the catalog", err)
+	}
+	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Table, error) {
+		var t Table
+		var names, types []string
+		var required []bool
+		if err := row.Scan(&t.Schema, &t.Name, &t.Kind, &t.Estimate, &names, &types, &required, &t.Key); err != nil {
+			return t, err
+		}
+		for i := range names {
+			t.Columns = append(t.Columns, Column{names[i], types[i], required[i]})
+		}
+		return t, nil
+	})
+	return tables, explain("read the catalog", err)
+}
+
+// CurrentSchema returns the schema in which the URL's user would find an unqualified table.
+func CurrentSchema(ctx context.Context, conn *pgx.Conn) (schema string, err error) {
+	// Our sessions have no search path of their own: ask for the role's.
+	err = conn.QueryRow(ctx, `SELECT coalesce((SELECT n.nspname FROM pg_namespace n WHERE n.nspname = current_user), 'public')`).Scan(&schema)
+	return schema, explain("find the application's schema", err)
+}
+
+// SlotState is what the server says of a replication slot.
+type SlotState struct {
+	Exists         bool
+	Plugin         string
+	Database       string
+	ThisDatabase   string
+	Lost           bool
+	Active         bool
+	ConfirmedFlush string
+	RetainedBytes  int64 // WAL that the server keeps for it
+	Publications   string
+}
+
+// Replication asks about the slot and the publications.
+func Replication(ctx context.Context, conn *pgx.Conn) (SlotState, error) {
+	var st SlotState
+	err := conn.QueryRow(ctx, `SELECT coalesce(plugin::text, ''), coalesce(database::text, ''), coalesce(wal_status = 'lost' OR restart_lsn IS NULL, false), active,
+			coalesce(confirmed_flush_lsn::text, ''),
+			coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END, restart_lsn), 0)::bigint
+		FROM pg_replication_slots WHERE slot_name = $1`, Slot).
+		Scan(&st.Plugin, &st.Database, &st.Lost, &st.Active, &st.ConfirmedFlush, &st.RetainedBytes)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+	case err != nil:
+		return st, explain("look at the replication slot", err)
+	default:
+		st.Exists = true
+	}
+	if err := conn.QueryRow(ctx, `SELECT current_database()`).Scan(&st.ThisDatabase); err != nil {
+		return st, explain("look at the replication slot", err)
+	}
+	st.Publications, err = PublicationState(ctx, conn)
+	return st, err
+}
+
+// Server is what check looks at before anything is installed.
+type Server struct {
+	Version          int // 150018
+	VersionText      string
+	WALLevel         string
+	InRecovery       bool
+	User             string
+	Superuser        bool
+	MayReplicate     bool
+	MayCreate        bool // schemas and publications in this database
+	SlotsMax         int
+	SlotsUsed        int
+	SendersMax       int
+	SendersUsed      int
+	ConnectionsMax   int
+	ConnectionsUsed  int
+	RetainedWALLimit string // max_slot_wal_keep_size; "-1": none
+	Host             string // what kind of hosted server this looks like; empty: none known
+}
+
+// Inspect looks at the server.
+func Inspect(ctx context.Context, conn *pgx.Conn) (Server, error) {
+	var s Server
+	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('wal_level'),
+			pg_is_in_recovery(), current_user::text, r.rolsuper,
+			r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_roles m WHERE m.rolname IN ('rds_replication', 'rds_superuser') AND pg_has_role(current_user, m.oid, 'member')),
+			has_database_privilege(current_database(), 'CREATE'),
+			current_setting('max_replication_slots')::int, (SELECT count(*) FROM pg_replication_slots WHERE slot_name <> $1),
+			current_setting('max_wal_senders')::int, (SELECT count(*) FROM pg_stat_replication),
+			current_setting('max_connections')::int, (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+			current_setting('max_slot_wal_keep_size'),
+			CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_superuser') THEN 'RDS'
+				WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = 'supabase_admin') THEN 'Supabase'
+				WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = 'neon_superuser') THEN 'Neon'
+				WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = 'cloudsqlsuperuser') THEN 'Cloud SQL' ELSE '' END
+		FROM pg_roles r WHERE r.rolname = current_user`, Slot).
+		Scan(&s.Version, &s.VersionText, &s.WALLevel, &s.InRecovery, &s.User, &s.Superuser, &s.MayReplicate, &s.MayCreate,
+			&s.SlotsMax, &s.SlotsUsed, &s.SendersMax, &s.SendersUsed, &s.ConnectionsMax, &s.ConnectionsUsed, &s.RetainedWALLimit, &s.Host)
+	return s, explain("look at the server", err)
+}

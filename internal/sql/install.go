@@ -1,0 +1,251 @@
+package sql
+
+import (
+	"context"
+	"crypto/rand"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tiergate/tiergate/internal/loops"
+	"github.com/tiergate/tiergate/sql/functions"
+)
+
+//go:embed schema/*.sql
+var schemaFiles embed.FS
+
+// The publications: one that carries only inserts, so that the application may do with the usage
+// table what it likes; and one for the tables whose updates and deletes matter.
+const (
+	UsagePublication = "tiergate_usage"
+	StatePublication = "tiergate_state"
+)
+
+// Slot is the replication slot's name.
+const Slot = "tiergate"
+
+// InstallOptions says what to install for.
+type InstallOptions struct {
+	Schema    string // the application's
+	Watches   []loops.Watch
+	AppRoles  []string // who reads the flags; empty: whoever may read the usage table
+	TestClock bool
+}
+
+// Script returns the statements that bring a database up to this version: none where it is there.
+// They run in one transaction, under a lock, and repeat without harm.
+func Script(ctx context.Context, conn *pgx.Conn, o InstallOptions) ([]string, error) {
+	have, err := installed(ctx, conn, o)
+	if err != nil {
+		return nil, err
+	}
+	steps, files, err := migrations(have.version)
+	if err != nil {
+		return nil, err
+	}
+	app := ident(o.Schema)
+	access, err := readAs(schemaFiles, "schema/feature_access.sql", app)
+	if err != nil {
+		return nil, err
+	}
+	helpers, err := helperFunctions(app, o.TestClock)
+	if err != nil {
+		return nil, err
+	}
+	roles := o.AppRoles
+	if len(roles) == 0 {
+		roles = have.readers
+	}
+	grants := grantStatements(o.Schema, roles, have.exposed)
+	fingerprint := digest(files, access, helpers, grants, o)
+	if have.fingerprint != fingerprint || !have.access || len(steps) > 0 {
+		if !have.access {
+			steps = append(steps, "DELETE FROM tiergate.meta WHERE key IN ('counted', 'plan')")
+		}
+		steps = append(append(append(steps, access), helpers...), grants...)
+		steps = append(steps, setMetaSQL("version", strconv.Itoa(len(files))), setMetaSQL("fingerprint", fingerprint))
+	}
+	if have.version == 0 {
+		home, err := homeOf(ctx, conn)
+		if err != nil {
+			return nil, err
+		}
+		id := make([]byte, 6)
+		rand.Read(id) //nolint:errcheck // never fails
+		steps = append(steps, setMetaSQL("installation", hex.EncodeToString(id)), setMetaSQL("home", home))
+	}
+	publications, err := publicationStatements(ctx, conn, o)
+	return append(steps, publications...), err
+}
+
+func setMetaSQL(key, value string) string {
+	return fmt.Sprintf("INSERT INTO tiergate.meta (key, value) VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value",
+		literal(key), literal(value))
+}
+
+// Install runs the script, whole or not at all. It reports whether anything had to be done. A sidecar
+// that is installed already needs no ownership for it.
+func Install(ctx context.Context, conn *pgx.Conn, o InstallOptions) (changed bool, err error) {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return false, explain("install", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing to undo after a commit
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1, $2)`, lockClass, lockInstall); err != nil {
+		return false, explain("install", err)
+	}
+	script, err := Script(ctx, conn, o)
+	if err != nil || len(script) == 0 {
+		return false, err
+	}
+	for _, statement := range script {
+		if _, err := tx.Exec(ctx, statement); err != nil {
+			return false, installFault(statement, err)
+		}
+	}
+	return true, explain("install", tx.Commit(ctx))
+}
+
+func installFault(statement string, err error) error {
+	first, _, _ := strings.Cut(stripComments(statement), "\n")
+	fault := &loops.Fault{}
+	if errors.As(explain("install", err), &fault) {
+		fault.Step = "install: " + strings.TrimSpace(first)
+		fault.Kind = loops.Permanent
+		if strings.Contains(fault.Err.Error(), "42501") {
+			fault.Hint = "let an owner of these tables run it: `sidecar install --print` prints the SQL. Then `run` needs no ownership"
+		}
+		return fault
+	}
+	return err
+}
+
+func stripComments(statement string) string {
+	lines := strings.Split(statement, "\n")
+	return strings.TrimSpace(strings.Join(slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, "--") }), "\n"))
+}
+
+// state is what is installed already.
+type state struct {
+	version     int
+	fingerprint string
+	access      bool     // feature_access is there
+	readers     []string // roles that may read the usage table
+	exposed     []string // roles that a hosted API hands to strangers
+}
+
+func installed(ctx context.Context, conn *pgx.Conn, o InstallOptions) (state, error) {
+	var st state
+	var meta bool
+	err := conn.QueryRow(ctx, `SELECT to_regclass('tiergate.meta') IS NOT NULL, to_regclass($1) IS NOT NULL,
+		ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname IN ('anon', 'authenticated') ORDER BY 1)`,
+		ident(o.Schema, "feature_access")).Scan(&meta, &st.access, &st.exposed)
+	if err != nil {
+		return st, explain("look at what is installed", err)
+	}
+	if meta {
+		var version string
+		err := conn.QueryRow(ctx, `SELECT coalesce((SELECT value FROM tiergate.meta WHERE key = 'version'), '0'),
+			coalesce((SELECT value FROM tiergate.meta WHERE key = 'fingerprint'), '')`).Scan(&version, &st.fingerprint)
+		if err != nil {
+			return st, explain("look at what is installed", err)
+		}
+		if st.version, err = strconv.Atoi(version); err != nil {
+			return st, fmt.Errorf("tiergate.meta holds version %q: %w", version, err)
+		}
+	}
+	for i := range o.Watches {
+		if w := &o.Watches[i]; w.Role == loops.Usage {
+			err := conn.QueryRow(ctx, `SELECT ARRAY(SELECT DISTINCT r.rolname::text FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
+				JOIN pg_roles r ON r.oid = a.grantee
+				WHERE c.oid = to_regclass($1) AND a.privilege_type = 'SELECT' AND r.rolname NOT IN ('anon', 'authenticated', current_user) ORDER BY 1)`,
+				ident(w.Schema, w.Table)).Scan(&st.readers)
+			if err != nil {
+				return st, explain("find the application's roles", err)
+			}
+		}
+	}
+	return st, nil
+}
+
+// migrations returns the numbered schema files, and of those the ones after a version.
+func migrations(version int) (todo, files []string, err error) {
+	names, err := fs.Glob(schemaFiles, "schema/[0-9]*.sql")
+	if err != nil {
+		return nil, nil, err
+	}
+	if version > len(names) {
+		return nil, nil, &loops.Fault{Step: "install", Kind: loops.Permanent,
+			Err:  fmt.Errorf("the database holds version %d, this sidecar knows %d", version, len(names)),
+			Hint: "run the newer sidecar"}
+	}
+	for i, name := range names {
+		text, err := readAs(schemaFiles, name, "")
+		if err != nil {
+			return nil, nil, err
+		}
+		files = append(files, text)
+		if i >= version {
+			todo = append(todo, text)
+		}
+	}
+	return todo, files, nil
+}
+
+func readAs(files fs.FS, name, app string) (string, error) {
+	text, err := fs.ReadFile(files, name)
+	return strings.ReplaceAll(string(text), "@app@", app), err
+}
+
+// helperFunctions returns the functions, the clock first because the others call it.
+func helperFunctions(app string, testClock bool) (texts []string, err error) {
+	names, err := fs.Glob(functions.Postgres, "postgres/*.sql")
+	if err != nil {
+		return nil, err
+	}
+	order := []string{"now", "has_feature", "freshness"}
+	slices.SortStableFunc(names, func(a, b string) int { return rank(order, a) - rank(order, b) })
+	for _, name := range names {
+		text, err := readAs(functions.Postgres, name, app)
+		if err != nil {
+			return nil, err
+		}
+		if path.Base(name) == "now.sql" && testClock {
+			if text, err = readAs(schemaFiles, "schema/test_clock.sql", app); err != nil {
+				return nil, err
+			}
+		}
+		texts = append(texts, text)
+	}
+	return texts, nil
+}
+
+func rank(order []string, file string) int {
+	if i := slices.Index(order, strings.TrimSuffix(path.Base(file), ".sql")); i >= 0 {
+		return i
+	}
+	return len(order)
+}
+
+// grantStatements let the application's roles read the flags and call the functions, and nobody else.
+func grantStatements(schema string, roles, exposed []string) []string {
+	access := ident(schema, "feature_access")
+	steps := []string{"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tiergate FROM PUBLIC"}
+	for _, role := range exposed {
+		steps = append(steps, "REVOKE ALL ON "+access+" FROM "+ident(role))
+	}
+	for _, role := range roles {
+		steps = append(steps, "GRANT SELECT ON "+access+" TO "+ident(role),
+			"GRANT USAGE ON SCHEMA tiergate TO "+ident(role),
+			"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA tiergate TO "+ident(role))
+	}
+	return steps
+}

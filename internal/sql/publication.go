@@ -1,0 +1,90 @@
+package sql
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tiergate/tiergate/internal/loops"
+)
+
+// publication is one as it should be: its tables, and what it publishes.
+type publication struct {
+	name    string
+	publish string
+	tables  []string // quoted
+}
+
+func publications(o InstallOptions) []publication {
+	usage := publication{name: UsagePublication, publish: "insert", tables: []string{ident("tiergate", "access_event")}}
+	state := publication{name: StatePublication, publish: "insert, update, delete, truncate"}
+	for i := range o.Watches {
+		w := &o.Watches[i]
+		p := &state
+		if w.Role == loops.Usage {
+			p = &usage
+		}
+		p.tables = append(p.tables, ident(w.Schema, w.Table))
+	}
+	slices.Sort(usage.tables)
+	slices.Sort(state.tables)
+	return []publication{usage, state}
+}
+
+// publicationStatements creates what is missing and sets right what somebody altered. A publication
+// must be older than the slot: the stream looks it up in the catalog of its own time.
+func publicationStatements(ctx context.Context, conn *pgx.Conn, o InstallOptions) (steps []string, err error) {
+	for _, want := range publications(o) {
+		var exists, right bool
+		var schemas, names []string
+		err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1),
+				EXISTS (SELECT FROM pg_publication WHERE pubname = $1 AND pubviaroot AND NOT puballtables
+					AND concat_ws(', ', CASE WHEN pubinsert THEN 'insert' END, CASE WHEN pubupdate THEN 'update' END,
+						CASE WHEN pubdelete THEN 'delete' END, CASE WHEN pubtruncate THEN 'truncate' END) = $2),
+				coalesce(array_agg(n.nspname::text ORDER BY c.oid), '{}'), coalesce(array_agg(c.relname::text ORDER BY c.oid), '{}')
+			FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid
+				JOIN pg_namespace n ON n.oid = c.relnamespace
+			WHERE p.pubname = $1`, want.name, want.publish).Scan(&exists, &right, &schemas, &names)
+		if err != nil {
+			return nil, explain("look at the publications", err)
+		}
+		have := make([]string, len(names))
+		for i := range names {
+			have[i] = ident(schemas[i], names[i])
+		}
+		slices.Sort(have)
+		options := fmt.Sprintf("(publish = '%s', publish_via_partition_root = true)", want.publish)
+		forTables := ""
+		if len(want.tables) > 0 {
+			forTables = " FOR TABLE " + strings.Join(want.tables, ", ")
+		}
+		switch {
+		case !exists:
+			steps = append(steps, "CREATE PUBLICATION "+want.name+forTables+" WITH "+options)
+			continue
+		case !right:
+			steps = append(steps, "ALTER PUBLICATION "+want.name+" SET "+options)
+		}
+		if !slices.Equal(have, want.tables) {
+			if len(want.tables) == 0 {
+				steps = append(steps, "ALTER PUBLICATION "+want.name+" DROP TABLE "+strings.Join(have, ", "))
+			} else {
+				steps = append(steps, "ALTER PUBLICATION "+want.name+" SET TABLE "+strings.Join(want.tables, ", "))
+			}
+		}
+	}
+	return steps, nil
+}
+
+// PublicationState identifies the publications as they are now: a stream read under others does not
+// join.
+func PublicationState(ctx context.Context, conn *pgx.Conn) (string, error) {
+	var text string
+	err := conn.QueryRow(ctx, `SELECT coalesce(string_agg(p.oid::text || ':' || (SELECT coalesce(string_agg(r.prrelid::text, ',' ORDER BY r.prrelid), '')
+			FROM pg_publication_rel r WHERE r.prpubid = p.oid), ' ' ORDER BY p.pubname), '')
+		FROM pg_publication p WHERE p.pubname = ANY($1)`, []string{UsagePublication, StatePublication}).Scan(&text)
+	return text, explain("look at the publications", err)
+}

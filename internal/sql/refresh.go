@@ -1,0 +1,123 @@
+package sql
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tiergate/tiergate/internal/loops"
+)
+
+// refreshIfChanged brings the stored rows in line with a plan that differs from the one they were made
+// under: tiers, limits and messages follow, features that are gone lose their rows.
+func (s *Store) refreshIfChanged(ctx context.Context, d *loops.Decider) error {
+	want := digest(s.plan.Loops, s.plan.Tiers, s.plan.Grace)
+	have, err := s.meta(ctx, "plan")
+	if err != nil || have == want {
+		return err
+	}
+	if err := s.writePlan(ctx); err != nil {
+		return err
+	}
+	if err := s.refresh(ctx, d, `NOT deleted`); err != nil {
+		return err
+	}
+	return s.setMeta(ctx, "plan", want)
+}
+
+// complete gives rows to the subjects that a count found without them.
+func (s *Store) complete(ctx context.Context, d *loops.Decider) error {
+	which := fmt.Sprintf(`NOT deleted AND (tier <> '%s' OR NOT %t) AND (SELECT count(*) FROM %s fa WHERE fa.subject_id = s.subject_id) < %d`,
+		loops.DefaultTier, s.sparse, s.access, len(s.plan.Loops))
+	return s.refresh(ctx, d, which)
+}
+
+// refresh lets the decider look at every subject that a condition names, in paced transactions.
+func (s *Store) refresh(ctx context.Context, d *loops.Decider, which string) error {
+	for last := ""; ; {
+		rows, err := s.conn.Query(ctx, `SELECT subject_id FROM tiergate.subject s WHERE subject_id > $1 AND `+which+` ORDER BY 1 LIMIT $2`, last, chunk)
+		if err != nil {
+			return explain("bring rows in line with the plan", err)
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil || len(ids) == 0 {
+			return explain("bring rows in line with the plan", err)
+		}
+		n := needs{subjects: map[string]struct{}{}}
+		for _, id := range ids {
+			n.subjects[id] = struct{}{}
+		}
+		_, err = s.transact(ctx, n, loops.Batch{Position: s.at}, true, func(st *loops.State, _ loops.Batch) error {
+			d.Refresh(st)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		last = ids[len(ids)-1]
+	}
+}
+
+// writePlan stores the loops for the functions, and the row of '*' that says what "no row" means.
+func (s *Store) writePlan(ctx context.Context) error {
+	features := make([]string, len(s.plan.Loops))
+	batch := &pgx.Batch{}
+	batch.Queue(`DELETE FROM tiergate.plan`)
+	for i := range s.plan.Loops {
+		l := &s.plan.Loops[i]
+		features[i] = l.Feature
+		zone := ""
+		if l.Window.Zone != nil {
+			zone = l.Window.Zone.String()
+		}
+		for _, tier := range s.plan.TierNames() {
+			batch.Queue(`INSERT INTO tiergate.plan (feature, tier, loop, usage_limit, window_kind, period, zone, enforcement, message)
+				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, l.Feature, tier, l.Name, nullLimit(l.Limit(tier)), l.Window.Kind,
+				nullText(l.Window.Period.Text), nullText(zone), l.Enforcement, l.Message)
+		}
+		limit := l.Limit(loops.DefaultTier)
+		allowed, reason, message := true, "", ""
+		if limit == 0 && l.Enforcement != loops.Shadow {
+			allowed, reason, message = false, loops.ReasonPlan, l.Message
+		}
+		batch.Queue(`INSERT INTO `+s.access+` (subject_id, feature, allowed, tier, used, usage_limit, remaining, reason, message, updated_at)
+			VALUES ($1, $2, $3, $4, 0, $5, $5, $6, $7, tiergate.now())
+			ON CONFLICT (subject_id, feature) DO UPDATE SET allowed = EXCLUDED.allowed, usage_limit = EXCLUDED.usage_limit,
+				remaining = EXCLUDED.remaining, reason = EXCLUDED.reason, message = EXCLUDED.message, updated_at = EXCLUDED.updated_at`,
+			loops.AnySubject, l.Feature, allowed, loops.DefaultTier, nullLimit(limit), nullText(reason), nullText(message))
+	}
+	batch.Queue(`DELETE FROM `+s.access+` WHERE feature <> ALL($1)`, features)
+	tx, err := s.conn.Begin(ctx)
+	if err != nil {
+		return explain("store the plan", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing to undo after a commit
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return explain("store the plan", err)
+	}
+	return explain("store the plan", tx.Commit(ctx))
+}
+
+func (s *Store) meta(ctx context.Context, key string) (value string, err error) {
+	err = s.conn.QueryRow(ctx, `SELECT coalesce((SELECT value FROM tiergate.meta WHERE key = $1), '')`, key).Scan(&value)
+	return value, explain("read "+key, err)
+}
+
+func (s *Store) setMeta(ctx context.Context, key, value string) error {
+	_, err := s.conn.Exec(ctx, `INSERT INTO tiergate.meta (key, value) SELECT $1, $2 FROM tiergate.checkpoint WHERE term = $3
+		ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value`, key, value, s.term)
+	return explain("store "+key, err)
+}
+
+// tooManyUsers reports whether a row for each user and feature would be more than a million.
+func (s *Store) tooManyUsers(ctx context.Context) (bool, error) {
+	for i := range s.watches {
+		if w := &s.watches[i]; w.Role == loops.Users {
+			var estimate float64
+			err := s.conn.QueryRow(ctx, `SELECT reltuples FROM pg_class WHERE oid = to_regclass($1)`, ident(w.Schema, w.Table)).Scan(&estimate)
+			return estimate*float64(len(s.plan.Loops)) > 1e6, explain("estimate the users", err)
+		}
+	}
+	return false, nil
+}

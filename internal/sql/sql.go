@@ -1,0 +1,162 @@
+// Package sql is the only one that writes SQL. It keeps the flags, the events, the emails and the
+// position of what they are made of, in the application's own database.
+//
+// Guarantee: flags, events, emails and position change in one transaction, whose last statement moves
+// the checkpoint only if nobody else has. Who holds the lease may write; a sidecar that lost it fails
+// with loops.Deposed and changes nothing.
+package sql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tiergate/tiergate/internal/loops"
+)
+
+// Purpose names a connection in pg_stat_activity, and bounds what it may hold up.
+type Purpose string
+
+// The sidecar's connections, besides the replication stream's own.
+const (
+	ForApply   Purpose = "tiergate apply"
+	ForOutbox  Purpose = "tiergate outbox"
+	ForLease   Purpose = "tiergate lease"
+	ForCount   Purpose = "tiergate count" // reads for as long as it takes
+	ForCommand Purpose = "tiergate command"
+	ForStream  Purpose = "tiergate stream" // the replication connection
+)
+
+// Connect opens a session that speaks UTC and ISO dates, finds nothing by search path, and gives up
+// rather than hold the application up. The caller closes it.
+func Connect(ctx context.Context, url string, purpose Purpose) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, &loops.Fault{Step: "read DATABASE_URL", Err: err, Kind: loops.Permanent}
+	}
+	config.ConnectTimeout = 10 * time.Second
+	for name, value := range map[string]string{
+		"application_name":                    string(purpose),
+		"timezone":                            "UTC",
+		"datestyle":                           "ISO",
+		"search_path":                         "pg_catalog",
+		"lock_timeout":                        "5s",
+		"statement_timeout":                   "20s",
+		"idle_in_transaction_session_timeout": "20s",
+		"tcp_keepalives_idle":                 "10",
+		"tcp_keepalives_interval":             "5",
+		"tcp_keepalives_count":                "3",
+		"synchronous_commit":                  "on",
+	} {
+		config.RuntimeParams[name] = value
+	}
+	if purpose == ForCount {
+		config.RuntimeParams["statement_timeout"] = "0"
+		config.RuntimeParams["idle_in_transaction_session_timeout"] = "0"
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, explain("connect to the database", err)
+	}
+	return conn, nil
+}
+
+// hints say what a person can do about an error of the server, by SQLSTATE.
+var hints = map[string]string{
+	"28P01": "the password in DATABASE_URL is wrong",
+	"28000": "the server's pg_hba.conf does not let this user in from here",
+	"3D000": "the database named in DATABASE_URL does not exist",
+	"53300": "the server has no free connection slot: the sidecar needs 5",
+	"57P03": "the server is starting up or shutting down",
+	"42501": "the sidecar's role lacks a privilege: run `sidecar check` for the exact statement",
+	"55006": "another process follows the sidecar's replication slot",
+	"53400": "raise max_replication_slots or max_wal_senders on the server",
+	"53100": "the server's disk is full",
+}
+
+// permanent are the SQLSTATEs that no second try mends.
+var permanent = map[string]bool{"28P01": true, "28000": true, "3D000": true, "42501": true}
+
+// explain turns a driver's error into a fault with a way out. Nothing of a password is in it.
+func explain(step string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var fault *loops.Fault
+	if errors.As(err, &fault) || errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%s: %w", step, err)
+	}
+	kind := loops.Transient
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		if permanent[pg.Code] {
+			kind = loops.Permanent
+		}
+		hint := hints[pg.Code]
+		switch pg.Code {
+		case "42P01", "3F000", "42703": // a table, schema or column is gone
+			kind, hint = loops.Changed, "a table changed under the sidecar; it is looked at again"
+		}
+		return &loops.Fault{Step: step, Err: fmt.Errorf("%s (SQLSTATE %s)", pg.Message, pg.Code), Hint: hint, Kind: kind}
+	}
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		hint := "is the server running, and does DATABASE_URL name the right host and port?"
+		return &loops.Fault{Step: step, Err: connectCause(connect), Hint: hint, Kind: kind}
+	}
+	return &loops.Fault{Step: step, Err: err, Kind: kind}
+}
+
+// connectCause keeps the last cause: the driver's text repeats every address it tried.
+func connectCause(err *pgconn.ConnectError) error {
+	text := err.Error()
+	if i := strings.LastIndex(text, "\n"); i >= 0 {
+		text = strings.TrimSpace(text[i:])
+	}
+	return errors.New(text)
+}
+
+// ident quotes a name.
+func ident(parts ...string) string { return pgx.Identifier(parts).Sanitize() }
+
+// nullTime and nullLimit turn "none" into NULL.
+func nullTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func nullLimit(n loops.Limit) *int64 {
+	if n == loops.Unlimited {
+		return nil
+	}
+	v := int64(n)
+	return &v
+}
+
+func nullText(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func orZero[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+func orUnlimited(n *int64) loops.Limit {
+	if n == nil {
+		return loops.Unlimited
+	}
+	return loops.Limit(*n)
+}

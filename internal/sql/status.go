@@ -1,0 +1,137 @@
+package sql
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tiergate/tiergate/internal/loops"
+)
+
+// Status is where an installation stands.
+type Status struct {
+	Installed     bool             `json:"installed"`
+	Running       bool             `json:"running"` // somebody holds the lease
+	Holder        string           `json:"holder,omitempty"`
+	Mode          string           `json:"mode"` // streaming, polling, counting
+	SourceTime    *time.Time       `json:"source_time"`
+	AppliedAt     *time.Time       `json:"applied_at"`
+	LagSeconds    float64          `json:"lag_seconds"`
+	RetainedBytes int64            `json:"retained_wal_bytes"`
+	Subjects      int64            `json:"subjects"`
+	Features      []FeatureStatus  `json:"features"`
+	Emails        map[string]int64 `json:"emails"` // by status
+	Events        map[string]int64 `json:"events"` // by kind, of the last 30 days
+}
+
+// FeatureStatus counts one feature's rows.
+type FeatureStatus struct {
+	Feature     string `json:"feature"`
+	Subjects    int64  `json:"subjects"`
+	Blocked     int64  `json:"blocked"`
+	Enforcement string `json:"enforcement"`
+}
+
+// ReadStatus looks at everything that is stored.
+func ReadStatus(ctx context.Context, conn *pgx.Conn, schema string) (Status, error) {
+	st := Status{Emails: map[string]int64{}, Events: map[string]int64{}}
+	err := conn.QueryRow(ctx, `SELECT to_regclass('tiergate.checkpoint') IS NOT NULL`).Scan(&st.Installed)
+	if err != nil || !st.Installed {
+		return st, explain("read the status", err)
+	}
+	var position string
+	var lag time.Duration
+	batch := &pgx.Batch{}
+	batch.Queue(`SELECT c.position, c.source_time, c.applied_at, (tiergate.freshness()).lag, (SELECT count(*) FROM tiergate.subject WHERE NOT deleted)
+		FROM tiergate.checkpoint c`).QueryRow(func(r pgx.Row) error {
+		return r.Scan(&position, &st.SourceTime, &st.AppliedAt, &lag, &st.Subjects)
+	})
+	batch.Queue(`SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 AND objid = $2 AND granted
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
+		coalesce((SELECT holder FROM tiergate.lease), '')`, uint32(lockClass), uint32(lockLease)).QueryRow(func(r pgx.Row) error { return r.Scan(&st.Running, &st.Holder) })
+	batch.Queue(`SELECT p.feature, count(fa.subject_id) FILTER (WHERE fa.subject_id <> '*'),
+			count(*) FILTER (WHERE NOT fa.allowed AND fa.subject_id <> '*'), p.enforcement
+		FROM (SELECT DISTINCT feature, enforcement FROM tiergate.plan) p LEFT JOIN ` + ident(schema, "feature_access") + ` fa USING (feature)
+		GROUP BY p.feature, p.enforcement ORDER BY 1`).Query(func(rows pgx.Rows) (err error) {
+		st.Features, err = pgx.CollectRows(rows, pgx.RowToStructByPos[FeatureStatus])
+		return err
+	})
+	for query, counts := range map[string]map[string]int64{
+		`SELECT status, count(*) FROM tiergate.email GROUP BY 1`:                                                     st.Emails,
+		`SELECT kind, count(*) FROM tiergate.access_event WHERE recorded_at > now() - interval '30 days' GROUP BY 1`: st.Events,
+	} {
+		batch.Queue(query).Query(func(rows pgx.Rows) error {
+			var name string
+			var n int64
+			_, err := pgx.ForEachRow(rows, []any{&name, &n}, func() error { counts[name] = n; return nil })
+			return err
+		})
+	}
+	if err := conn.SendBatch(ctx, batch).Close(); err != nil {
+		return st, explain("read the status", err)
+	}
+	slot, err := Replication(ctx, conn)
+	st.LagSeconds, st.RetainedBytes = lag.Seconds(), slot.RetainedBytes
+	switch {
+	case position != "":
+		st.Mode = "streaming"
+	case slot.Exists:
+		st.Mode = "counting"
+	default:
+		st.Mode = "polling"
+	}
+	if !st.Running {
+		st.Holder = ""
+	}
+	return st, err
+}
+
+// Explain returns the chain of facts behind one flag, as explain_access does.
+func Explain(ctx context.Context, conn *pgx.Conn, subject, feature string) (json.RawMessage, error) {
+	var facts json.RawMessage
+	err := conn.QueryRow(ctx, `SELECT tiergate.explain_access($1::text, $2)`, subject, feature).Scan(&facts)
+	return facts, explain("explain "+subject+" "+feature, err)
+}
+
+// LockUnlessRunning fails where a sidecar holds the lease: what follows must not happen under it.
+func LockUnlessRunning(ctx context.Context, conn *pgx.Conn) error {
+	var held bool
+	if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, $2)`, lockClass, lockLease).Scan(&held); err != nil {
+		return explain("ask for the lease", err)
+	}
+	if held {
+		return nil
+	}
+	return &loops.Fault{Step: "ask for the lease", Err: errors.New("a sidecar is running: " + holderOf(ctx, conn)), Hint: "stop it first", Kind: loops.Permanent}
+}
+
+// GiveUpSlot drops the slot together with whoever reads it; the sidecar begins anew and counts again.
+func GiveUpSlot(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL`, Slot)
+	if err != nil {
+		return explain("give the replication slot up", err)
+	}
+	_, err = conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active`, Slot)
+	return explain("give the replication slot up", err)
+}
+
+// Uninstall removes everything: slot, publications, functions, tables. The caller holds the lease.
+func Uninstall(ctx context.Context, conn *pgx.Conn, schema string) error {
+	if _, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, Slot); err != nil {
+		return explain("drop the replication slot", err)
+	}
+	for _, statement := range []string{
+		"DROP PUBLICATION IF EXISTS " + UsagePublication,
+		"DROP PUBLICATION IF EXISTS " + StatePublication,
+		"DROP SCHEMA IF EXISTS tiergate CASCADE",
+		"DROP TABLE IF EXISTS " + ident(schema, "feature_access"),
+	} {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			return explain(statement, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,132 @@
+package sql
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/tiergate/tiergate/internal/loops"
+)
+
+// keySeparator joins the values of a key of several columns, here as in the change stream.
+const keySeparator = "\x1f"
+
+// literal quotes a text constant.
+func literal(s string) string {
+	q := "'" + strings.ReplaceAll(s, "'", "''") + "'"
+	if strings.Contains(s, `\`) {
+		return " E" + strings.ReplaceAll(q, `\`, `\\`)
+	}
+	return q
+}
+
+// textOf is a watched column as text; NULL where the table has none.
+func textOf(w *loops.Watch, f loops.Field) string {
+	if c, ok := w.Columns[f]; ok {
+		return ident(c.Name) + "::text"
+	}
+	return "NULL::text"
+}
+
+// timeOf is a watched column as timestamptz; NULL where the table has none.
+func timeOf(w *loops.Watch, f loops.Field) string {
+	c, ok := w.Columns[f]
+	switch {
+	case !ok:
+		return "NULL::timestamptz"
+	case zoned(c):
+		return ident(c.Name)
+	default:
+		return fmt.Sprintf("(%s::timestamp AT TIME ZONE %s)", ident(c.Name), literal(w.Zone.String()))
+	}
+}
+
+func zoned(c loops.Column) bool {
+	return strings.Contains(c.Type, "with time zone") || strings.HasPrefix(c.Type, "timestamptz")
+}
+
+// keyOf is the replica identity of a watched row as text.
+func keyOf(w *loops.Watch) string {
+	parts := make([]string, len(w.Key))
+	for i, name := range w.Key {
+		parts[i] = ident(name) + "::text"
+	}
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	return "concat_ws(E'\\x1f', " + strings.Join(parts, ", ") + ")"
+}
+
+// matches is the condition under which a usage row belongs to a loop: the same as the decider's.
+func matches(w *loops.Watch, l *loops.Loop) string {
+	switch {
+	case l.Trigger.Kind == loops.OnAPI && w.Has(loops.FieldEndpoint):
+		endpoint := ident(w.Columns[loops.FieldEndpoint].Name)
+		cond := fmt.Sprintf("rtrim(split_part(coalesce(%s, ''), '?', 1), '/') ~ %s", endpoint, literal(l.Trigger.Pattern()))
+		if l.Trigger.Method != "" && w.Has(loops.FieldMethod) {
+			cond += fmt.Sprintf(" AND upper(%s) = %s", ident(w.Columns[loops.FieldMethod].Name), literal(strings.ToUpper(l.Trigger.Method)))
+		}
+		return cond
+	case w.Has(loops.FieldFeature):
+		return ident(w.Columns[loops.FieldFeature].Name) + " = " + literal(l.Feature)
+	default:
+		return "true"
+	}
+}
+
+// tallySQL counts a loop's uses for each subject: within the stored window or, where none is open,
+// since the later of $2 (the horizon) and the end of the last one. $1 is now, $3 the feature, $4 the
+// earliest time that can matter. Rows dated ahead of now count as of now.
+func tallySQL(w *loops.Watch, l *loops.Loop, access string) string {
+	at, since := "$1::timestamptz", "$4::timestamptz IS NOT NULL"
+	if c, ok := w.Columns[loops.FieldAt]; ok {
+		at = "least(" + timeOf(w, loops.FieldAt) + ", $1::timestamptz)"
+		// The bound is converted and not the column, so that an index on it serves.
+		since = ident(c.Name) + " >= $4::timestamptz"
+		if !zoned(c) {
+			since = fmt.Sprintf("%s >= ($4::timestamptz AT TIME ZONE %s)", ident(c.Name), literal(w.Zone.String()))
+		}
+	}
+	quantity := "1"
+	if c, ok := w.Columns[loops.FieldQuantity]; ok {
+		quantity = "coalesce(" + ident(c.Name) + ", 1)"
+	}
+	counted := matches(w, l)
+	if c, ok := w.Columns[loops.FieldStatus]; ok {
+		counted += fmt.Sprintf(" AND coalesce(%s < 400, true)", ident(c.Name))
+	}
+	return fmt.Sprintf(`SELECT u.subject_id, greatest(0, sum(u.n))::bigint AS used, min(u.at) AS first
+		FROM (SELECT %s AS subject_id, %s AS at, %s AS n FROM %s WHERE %s IS NOT NULL AND %s AND %s) u
+		LEFT JOIN %s fa ON fa.subject_id = u.subject_id AND fa.feature = $3
+		WHERE u.subject_id <> '*' AND u.subject_id <> '' AND CASE WHEN fa.resets_at IS NOT NULL THEN u.at >= fa.period_start AND u.at < fa.resets_at
+			ELSE u.at >= greatest($2::timestamptz, fa.closed_at) END
+		GROUP BY u.subject_id`,
+		textOf(w, loops.FieldSubject), at, quantity, ident(w.Schema, w.Table), ident(w.Columns[loops.FieldSubject].Name),
+		counted, since, access)
+}
+
+// usersSQL lists how the users table differs from what is stored: rows to take over, and rows gone.
+func usersSQL(w *loops.Watch) string {
+	return fmt.Sprintf(`SELECT coalesce(u.key, s.user_key), u.key IS NULL AS gone, u.subject_id, u.email, u.name, u.customer
+		FROM (SELECT %s AS key, nullif(%s, '') AS subject_id, nullif(%s, '') AS email, nullif(%s, '') AS name, nullif(%s, '') AS customer FROM %s) u
+		FULL JOIN (SELECT * FROM tiergate.subject WHERE user_key IS NOT NULL) s ON s.user_key = u.key
+		WHERE u.key IS NULL OR s.user_key IS NULL OR u.subject_id IS DISTINCT FROM s.subject_id
+			OR u.email IS DISTINCT FROM s.email OR u.name IS DISTINCT FROM s.name
+			OR (%t AND u.customer IS DISTINCT FROM s.customer)`,
+		keyOf(w), textOf(w, loops.FieldSubject), textOf(w, loops.FieldEmail), textOf(w, loops.FieldName), textOf(w, loops.FieldCustomer),
+		ident(w.Schema, w.Table), w.Has(loops.FieldCustomer))
+}
+
+// subscriptionsSQL lists how the subscriptions table differs from its mirror.
+func subscriptionsSQL(w *loops.Watch) string {
+	return fmt.Sprintf(`SELECT coalesce(u.key, m.key), u.key IS NULL AS gone, u.subject_id, u.status, u.plan, u.price, u.customer,
+			u.period_start::text, u.period_end::text
+		FROM (SELECT %s AS key, %s AS subject_id, %s AS status, %s AS plan, %s AS price, %s AS customer,
+			%s AS period_start, %s AS period_end FROM %s) u
+		FULL JOIN tiergate.subscription m ON m.key = u.key
+		WHERE u.key IS NULL OR m.key IS NULL OR u.subject_id IS DISTINCT FROM m.subject_id
+			OR lower(btrim(coalesce(u.status, ''))) <> m.status OR coalesce(u.plan, '') <> m.plan OR coalesce(u.price, '') <> m.price
+			OR coalesce(u.customer, '') <> m.customer OR u.period_start IS DISTINCT FROM m.period_start
+			OR u.period_end IS DISTINCT FROM m.period_end`,
+		keyOf(w), textOf(w, loops.FieldSubject), textOf(w, loops.FieldStatus), textOf(w, loops.FieldPlan), textOf(w, loops.FieldPrice),
+		textOf(w, loops.FieldCustomer), timeOf(w, loops.FieldPeriodStart), timeOf(w, loops.FieldPeriodEnd), ident(w.Schema, w.Table))
+}

@@ -1,0 +1,279 @@
+package sql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tiergate/tiergate/internal/loops"
+)
+
+// Finding is one difference between the flags and the data.
+type Finding struct {
+	Subject string `json:"subject"`
+	Feature string `json:"feature"`
+	Problem string `json:"problem"` // "lost", "excess", "tier", "flag", "email"
+	Detail  string `json:"detail"`
+}
+
+// Purged counts the rows whose usage was deleted since it was counted: stored stays, as it should.
+type Report struct {
+	Compared int       `json:"compared"` // rows of feature_access that were compared
+	Purged   int       `json:"purged"`   // rows that hold more than the table still shows
+	Findings []Finding `json:"findings"`
+}
+
+// windowCount is what one subject's window holds.
+type windowCount struct {
+	start time.Time
+	count int64
+}
+
+// Verify compares the flags with the data while the stream runs: count, wait until the flags have
+// passed that point, read them, and count again. What was used lies in between.
+func Verify(ctx context.Context, conn *pgx.Conn, o Options) (Report, error) {
+	s := NewStore(o)
+	s.conn = conn
+	var report Report
+	for i := range o.Plan.Loops {
+		if err := s.verifyLoop(ctx, i, &report); err != nil {
+			return report, err
+		}
+	}
+	if err := s.verifyMirrors(ctx, &report); err != nil {
+		return report, err
+	}
+	return report, s.verifyFlags(ctx, &report)
+}
+
+func (s *Store) verifyLoop(ctx context.Context, i int, report *Report) error {
+	l := &s.plan.Loops[i]
+	first, err := s.tallies(ctx, l)
+	if err != nil {
+		return err
+	}
+	if err := s.passed(ctx); err != nil {
+		return err
+	}
+	rows := map[string]windowCount{}
+	err = s.inView(ctx, func(tx pgx.Tx) error {
+		r, err := tx.Query(ctx, `SELECT subject_id, coalesce(period_start, '-infinity'::timestamptz) = '-infinity', period_start, used
+			FROM `+s.access+` WHERE feature = $1 AND subject_id <> '*'`, l.Feature)
+		if err != nil {
+			return err
+		}
+		var id string
+		var none bool
+		var start *time.Time
+		var used int64
+		_, err = pgx.ForEachRow(r, []any{&id, &none, &start, &used}, func() error {
+			rows[id] = windowCount{orZero(start), used}
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return explain("read the flags", err)
+	}
+	second, err := s.tallies(ctx, l)
+	if err != nil {
+		return err
+	}
+	deleted, err := s.deletedSubjects(ctx)
+	if err != nil {
+		return err
+	}
+	for id, have := range rows {
+		report.Compared++
+		c1, c2 := first[id], second[id]
+		// A window that opened or closed meanwhile is compared the next time.
+		if !c2.start.Equal(have.start) || (c1.count > 0 && !c1.start.Equal(have.start)) {
+			continue
+		}
+		switch {
+		case have.count < c1.count:
+			report.add(id, l.Feature, "lost", fmt.Sprintf("used is %d, the table has at least %d", have.count, c1.count))
+		case have.count > c2.count && l.Trigger.Kind != "":
+			report.Purged++
+		}
+	}
+	for id, c1 := range first {
+		if _, ok := rows[id]; !ok && c1.count > 0 && !deleted[id] {
+			report.add(id, l.Feature, "lost", fmt.Sprintf("no row, the table has %d uses", c1.count))
+		}
+	}
+	return nil
+}
+
+func (r *Report) add(subject, feature, problem, detail string) {
+	r.Findings = append(r.Findings, Finding{subject, feature, problem, detail})
+}
+
+// tallies counts a loop over the stored windows, with the window that each count is for.
+func (s *Store) tallies(ctx context.Context, l *loops.Loop) (map[string]windowCount, error) {
+	out := map[string]windowCount{}
+	err := s.inView(ctx, func(tx pgx.Tx) error {
+		now, horizon, since, err := s.bounds(ctx, tx, l)
+		if err != nil {
+			return err
+		}
+		r, err := tx.Query(ctx, `SELECT t.subject_id, t.used, fa.period_start FROM (`+tallySQL(s.usage(), l, s.access)+`) t
+			LEFT JOIN `+s.access+` fa ON fa.subject_id = t.subject_id AND fa.feature = $3`, now, horizon, l.Feature, since)
+		if err != nil {
+			return err
+		}
+		var id string
+		var used int64
+		var start *time.Time
+		_, err = pgx.ForEachRow(r, []any{&id, &used, &start}, func() error {
+			out[id] = windowCount{orZero(start), used}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		// A row whose window holds nothing any more still has its window.
+		r, err = tx.Query(ctx, `SELECT subject_id, period_start FROM `+s.access+` WHERE feature = $1 AND period_start IS NOT NULL`, l.Feature)
+		if err != nil {
+			return err
+		}
+		_, err = pgx.ForEachRow(r, []any{&id, &start}, func() error {
+			if _, ok := out[id]; !ok {
+				out[id] = windowCount{start: orZero(start)}
+			}
+			return nil
+		})
+		return err
+	})
+	return out, explain("count usage", err)
+}
+
+func (s *Store) deletedSubjects(ctx context.Context) (map[string]bool, error) {
+	rows, err := s.conn.Query(ctx, `SELECT subject_id FROM tiergate.subject WHERE deleted`)
+	if err != nil {
+		return nil, explain("read the deleted subjects", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	gone := map[string]bool{}
+	for _, id := range ids {
+		gone[id] = true
+	}
+	return gone, explain("read the deleted subjects", err)
+}
+
+// inView runs work in one snapshot.
+func (s *Store) inView(ctx context.Context, work func(pgx.Tx) error) error {
+	tx, err := s.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // only read from
+	return work(tx)
+}
+
+// verifyPatience is how long the flags may take to pass a point.
+const verifyPatience = time.Minute
+
+// passed waits until the flags stand behind what is committed now. An event of our own marks the point:
+// it goes through the stream like everybody's changes, and records that somebody verified.
+func (s *Store) passed(ctx context.Context) error {
+	var streaming bool
+	err := s.conn.QueryRow(ctx, `SELECT position <> '' FROM tiergate.checkpoint`).Scan(&streaming)
+	if err != nil || !streaming {
+		return explain("read the checkpoint", err) // counted, not streamed: the flags are as of the last count
+	}
+	var point string // before the marker's commit, and behind everything committed until now
+	err = s.conn.QueryRow(ctx, `INSERT INTO tiergate.access_event (at, recorded_at, kind, subject_id, feature, loop, tier, used, episode, position, silent)
+		SELECT tiergate.now(), tiergate.now(), $1, '', '', '', '', 0, 0, position, true FROM tiergate.checkpoint
+		RETURNING pg_current_wal_insert_lsn()::text`, loops.Verified).Scan(&point)
+	if err != nil {
+		return explain("mark a point in the stream", err)
+	}
+	for begun := time.Now(); ; {
+		var past bool
+		err := s.conn.QueryRow(ctx, `SELECT position <> '' AND (position::jsonb ->> 'end')::pg_lsn >= $1::text::pg_lsn
+			FROM tiergate.checkpoint`, point).Scan(&past)
+		if err != nil {
+			return explain("wait for the flags", err)
+		}
+		if past {
+			return nil
+		}
+		if time.Since(begun) > verifyPatience {
+			return &loops.Fault{Step: "wait for the flags", Kind: loops.Permanent, Err: errors.New("they do not move past what is committed"),
+				Hint: "is the sidecar running, and how far behind is it? `sidecar status`"}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// verifyMirrors looks for users and subscriptions that the flags do not know as they are.
+func (s *Store) verifyMirrors(ctx context.Context, report *Report) error {
+	for i := range s.watches {
+		w := &s.watches[i]
+		var query string
+		switch w.Role {
+		case loops.Users:
+			query = usersSQL(w)
+		case loops.Subscriptions:
+			query = subscriptionsSQL(w)
+		default:
+			continue
+		}
+		rows, err := s.conn.Query(ctx, `SELECT d.* FROM (`+query+`) d LIMIT 100`)
+		if err != nil {
+			return explain("compare table "+w.Table, err)
+		}
+		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (string, error) {
+			values, err := row.Values()
+			return fmt.Sprint(values[0]), err
+		})
+		if err != nil {
+			return explain("compare table "+w.Table, err)
+		}
+		for _, key := range found {
+			report.add(key, "", "tier", "table "+w.Table+" says otherwise than what is stored of this row")
+		}
+	}
+	return nil
+}
+
+// verifyFlags looks for rows that contradict themselves or their subject, and for events that no
+// email row answers.
+func (s *Store) verifyFlags(ctx context.Context, report *Report) error {
+	rows, err := s.conn.Query(ctx, `
+		SELECT fa.subject_id, fa.feature, 'flag', format('allowed is %s at %s of %s', fa.allowed, fa.used, coalesce(fa.usage_limit::text, 'unlimited'))
+		FROM `+s.access+` fa JOIN (SELECT DISTINCT feature, enforcement FROM tiergate.plan) p USING (feature)
+		WHERE fa.subject_id <> '*' AND fa.allowed <> (p.enforcement = 'shadow' OR fa.usage_limit IS NULL OR fa.used < fa.usage_limit)
+		UNION ALL
+		SELECT fa.subject_id, fa.feature, 'tier', format('the row says %s, the subject is %s', fa.tier, s.tier)
+		FROM `+s.access+` fa JOIN tiergate.subject s USING (subject_id) WHERE fa.tier <> s.tier AND NOT s.deleted
+		UNION ALL
+		SELECT e.subject_id, e.feature, 'email', format('event %s (%s) has no email row', e.id, e.kind)
+		FROM tiergate.access_event e LEFT JOIN tiergate.email m ON m.event_id = e.id
+		WHERE e.kind IN ('blocked', 'warned') AND m.id IS NULL AND e.recorded_at < tiergate.now() - interval '10 seconds'
+		LIMIT 100`)
+	if err != nil {
+		return explain("compare the flags", err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Finding])
+	report.Findings = append(report.Findings, found...)
+	return explain("compare the flags", err)
+}
+
+// Resync makes the sidecar count everything again: at once if it runs, else when it does.
+func Resync(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.Exec(ctx, `DELETE FROM tiergate.meta WHERE key = 'counted'`); err != nil {
+		return explain("ask for a recount", err)
+	}
+	_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE datname = current_database() AND usename = current_user AND application_name = $1`, string(ForApply))
+	return explain("ask for a recount", err)
+}

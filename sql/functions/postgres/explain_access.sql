@@ -1,0 +1,30 @@
+-- tiergate.explain_access(subject, feature) → json: the row, the plan behind it, the subscription the
+-- tier comes from, the newest events and how fresh all that is. NULL parts are unknown here.
+-- Never an error. Cost: a few index lookups. Not for request paths.
+CREATE OR REPLACE FUNCTION tiergate.explain_access(subject text, feature text) RETURNS json
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT json_build_object(
+        'subject', subject,
+        'feature', feature,
+        'allowed', tiergate.has_feature(subject, feature),
+        'access', (SELECT to_json(fa) FROM @app@.feature_access fa
+                   WHERE fa.feature = explain_access.feature AND fa.subject_id IN (subject, '*')
+                   ORDER BY fa.subject_id = '*' LIMIT 1),
+        'plan', (SELECT json_agg(p ORDER BY p.tier) FROM tiergate.plan p WHERE p.feature = explain_access.feature),
+        'tier', (SELECT json_build_object('tier', s.tier, 'status', s.status, 'until', s.tier_until, 'deleted', s.deleted)
+                 FROM tiergate.subject s WHERE s.subject_id = subject),
+        'subscriptions', (SELECT json_agg(m ORDER BY m.key) FROM tiergate.subscription m WHERE m.subject_id = subject),
+        'events', (SELECT json_agg(e) FROM (
+                     SELECT e.at, e.kind, e.used, e.usage_limit, e.tier, e.episode, e.silent, m.status AS email, m.reason AS email_reason
+                     FROM tiergate.access_event e LEFT JOIN tiergate.email m ON m.event_id = e.id
+                     WHERE e.subject_id = subject AND e.feature IN (explain_access.feature, '')
+                     ORDER BY e.id DESC LIMIT 10) e),
+        'freshness', (SELECT to_json(f) FROM tiergate.freshness() f))
+$$;
+
+CREATE OR REPLACE FUNCTION tiergate.explain_access(subject uuid, feature text) RETURNS json
+LANGUAGE sql STABLE RETURN tiergate.explain_access(subject::text, feature);
+
+CREATE OR REPLACE FUNCTION tiergate.explain_access(subject bigint, feature text) RETURNS json
+LANGUAGE sql STABLE RETURN tiergate.explain_access(subject::text, feature);
