@@ -1,0 +1,1 @@
+export default { type: 'freemium', opinion: 'it doesn't matter', steps: [] };

@@ -1,0 +1,3 @@
+const steps = [];
+for (;;) steps.push({ trigger: {} });
+export default { type: 'freemium', steps };

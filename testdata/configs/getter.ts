@@ -1,0 +1,5 @@
+export default {
+  get type(): string {
+    throw { toString: () => 'nothing to see' };
+  },
+};

@@ -1,0 +1,3 @@
+export function limits(free: number): { free: number; paid: number } {
+  return { free, paid: Infinity };
+}

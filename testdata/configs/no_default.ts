@@ -1,0 +1,3 @@
+import { defineLoop } from '@skene/sdk';
+
+export const loop = defineLoop({ type: 'freemium', steps: [] });

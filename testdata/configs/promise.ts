@@ -1,0 +1,1 @@
+export default (async () => ({ type: 'freemium', steps: [] }))();
