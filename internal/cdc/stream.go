@@ -19,7 +19,7 @@ import (
 
 const (
 	// maxPending bounds what gathers while a batch commits: row messages, of any size up to maxBytes.
-	maxPending = 20_000
+	maxPending = 50_000
 	maxBytes   = 32 << 20
 	// statusEvery is how often the server hears from us; it gives a silent client up after 60 s.
 	statusEvery = 5 * time.Second

@@ -1,0 +1,253 @@
+// Package bench measures the built sidecar against a private server: how long a flag takes to follow
+// a commit, and how fast a backlog drains beside the server's own client. `make bench` runs it.
+package bench
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tiergate/tiergate/internal/dbserver"
+)
+
+const loop = `import { defineLoop } from '@skene/sdk';
+const step = (endpoint: string, free: number) => ({
+  trigger: { type: 'api', endpoint, method: 'POST' },
+  condition: { type: 'usage', limit: { free, paid: Infinity }, period: '30d' },
+  action: { type: 'block', message: "Limit reached." },
+});
+export default defineLoop({ type: 'bench', steps: [step('/api/probe', 1), step('/api/bulk', 1000000000)] });
+`
+
+const schema = `CREATE TABLE usage (id bigserial PRIMARY KEY, user_id text NOT NULL, endpoint text NOT NULL,
+	method text NOT NULL, created_at timestamptz NOT NULL DEFAULT now())`
+
+// bench is one server with the sidecar's binary and folder.
+type bench struct {
+	*testing.B
+	server *dbserver.Postgres
+	url    string
+	dir    string
+	binary string
+}
+
+func newBench(b *testing.B) *bench {
+	b.Helper()
+	ctx := context.Background()
+	server, err := dbserver.StartPostgres(ctx, dbserver.Options{Settings: map[string]string{
+		"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "30min",
+	}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(server.Stop)
+	if err := server.CreateDatabase(ctx, "app"); err != nil {
+		b.Fatal(err)
+	}
+	x := &bench{B: b, server: server, url: server.URL("app"), dir: b.TempDir()}
+	x.binary = filepath.Join(x.dir, "sidecar")
+	if out, err := exec.Command("go", "build", "-o", x.binary, "../cmd/sidecar").CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(x.dir, "skene.config.ts"), []byte(loop), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	x.exec(x.connect(), schema)
+	return x
+}
+
+func (x *bench) connect() *pgx.Conn {
+	x.Helper()
+	conn, err := pgx.Connect(context.Background(), x.url)
+	if err != nil {
+		x.Fatal(err)
+	}
+	x.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+func (x *bench) exec(conn *pgx.Conn, query string, args ...any) {
+	x.Helper()
+	if _, err := conn.Exec(context.Background(), query, args...); err != nil {
+		x.Fatalf("%s: %v", query, err)
+	}
+}
+
+func (x *bench) text(conn *pgx.Conn, query string) (s string) {
+	x.Helper()
+	if err := conn.QueryRow(context.Background(), query).Scan(&s); err != nil {
+		x.Fatalf("%s: %v", query, err)
+	}
+	return s
+}
+
+// start runs the sidecar and returns how to stop it, once it follows the stream.
+func (x *bench) start(conn *pgx.Conn) (stop func() (peakMB float64)) {
+	x.Helper()
+	var log bytes.Buffer
+	c := exec.Command(x.binary, "run", "-C", x.dir)
+	c.Env = append(os.Environ(), "DATABASE_URL="+x.url, "TIERGATE_ADMIN_LISTEN=127.0.0.1:0")
+	c.Stderr = &log
+	if err := c.Start(); err != nil {
+		x.Fatal(err)
+	}
+	deadline := time.Now().Add(time.Minute)
+	for x.text(conn, `SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = 'tiergate' AND active
+		AND EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming' OR state = 'catchup')`) == "0" {
+		if time.Now().After(deadline) {
+			x.Fatalf("the sidecar does not follow:\n%s", log.String())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return sync.OnceValue(func() float64 {
+		c.Process.Signal(os.Interrupt) //nolint:errcheck // it may have ended
+		c.Wait()                       //nolint:errcheck // killed by us
+		return peakMB(c.ProcessState)
+	})
+}
+
+// BenchmarkLatency prints the time from a commit's return to the flag it shuts, under steady traffic.
+func BenchmarkLatency(b *testing.B) {
+	x := newBench(b)
+	conn := x.connect()
+	defer x.start(conn)()
+	for _, rate := range []int{100, 1000} {
+		b.Run(fmt.Sprintf("%d_rows_per_second", rate), func(b *testing.B) {
+			took := x.probe(conn, rate, 500)
+			b.ReportMetric(0, "ns/op")
+			for name, p := range map[string]float64{"p50-ms": .50, "p95-ms": .95, "p99-ms": .99} {
+				b.ReportMetric(float64(took[int(p*float64(len(took)-1))].Microseconds())/1000, name)
+			}
+		})
+	}
+	b.Log(machine(x, conn))
+}
+
+// probe lets n subjects reach their limit while others insert at a rate, and returns how long each
+// flag took, sorted.
+func (x *bench) probe(conn *pgx.Conn, rate, n int) []time.Duration {
+	stop, stopped := make(chan struct{}), make(chan int)
+	go func() { stopped <- x.traffic(rate, stop) }()
+	took := make([]time.Duration, 0, n)
+	ctx := context.Background()
+	begun := time.Now()
+	for i := range n {
+		user := fmt.Sprintf("probe-%d-%d", rate, i)
+		x.exec(conn, `INSERT INTO usage (user_id, endpoint, method) VALUES ($1, '/api/probe', 'POST')`, user)
+		committed := time.Now()
+		for allowed := true; allowed; {
+			err := conn.QueryRow(ctx, `SELECT coalesce((SELECT allowed FROM feature_access WHERE subject_id = $1 AND feature = 'probe'), true)`, user).Scan(&allowed)
+			if err != nil {
+				x.Fatal(err)
+			}
+			if time.Since(committed) > 10*time.Second {
+				x.Fatalf("%s is still allowed after 10 s", user)
+			}
+		}
+		took = append(took, time.Since(committed))
+		time.Sleep(5 * time.Millisecond)
+	}
+	close(stop)
+	rows := <-stopped
+	x.Logf("%d rows/s asked for, %.0f reached", rate, float64(rows)/time.Since(begun).Seconds())
+	slices.Sort(took)
+	return took
+}
+
+// traffic inserts single rows at a rate until stop, and returns how many.
+func (x *bench) traffic(rate int, stop <-chan struct{}) (rows int) {
+	conn, err := pgx.Connect(context.Background(), x.url)
+	if err != nil {
+		x.Error(err)
+		return 0
+	}
+	defer conn.Close(context.Background())
+	tick := time.NewTicker(time.Second / time.Duration(rate))
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return rows
+		case <-tick.C:
+			_, err := conn.Exec(context.Background(), `INSERT INTO usage (user_id, endpoint, method) VALUES ($1, '/api/bulk', 'POST')`, fmt.Sprint("user-", rows%1000))
+			if err != nil {
+				x.Error(err)
+				return rows
+			}
+			rows++
+		}
+	}
+}
+
+// BenchmarkDrain prints how fast two million rows drain: through the sidecar into flags, and through
+// pg_recvlogical, from a copy of the same slot, into nothing.
+func BenchmarkDrain(b *testing.B) {
+	x := newBench(b)
+	conn := x.connect()
+	x.start(conn)() // installs, counts, and leaves a slot behind
+	const rows, perCommit, users = 2_000_000, 1000, 10_000
+	for range rows / perCommit {
+		x.exec(conn, `INSERT INTO usage (user_id, endpoint, method) SELECT 'user-' || (random() * $2)::int, '/api/bulk', 'POST' FROM generate_series(1, $1)`, perCommit, users)
+	}
+	end := x.text(conn, `SELECT pg_current_wal_flush_lsn()::text`)
+	x.text(conn, `SELECT slot_name::text FROM pg_copy_logical_replication_slot('tiergate', 'peer')`)
+
+	peer := x.drainPeer(end)
+	begun := time.Now()
+	stop := x.start(conn)
+	for x.text(conn, `SELECT coalesce(sum(used), 0)::text FROM feature_access WHERE feature = 'bulk'`) != fmt.Sprint(rows) {
+		time.Sleep(100 * time.Millisecond)
+	}
+	ours := time.Since(begun)
+	b.ReportMetric(stop(), "peak-MB")
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(rows/ours.Seconds(), "rows/s")
+	b.ReportMetric(rows/peer.Seconds(), "pg_recvlogical-rows/s")
+	b.ReportMetric(peer.Seconds()/ours.Seconds(), "ratio")
+	b.Log(machine(x, conn))
+}
+
+func (x *bench) drainPeer(end string) time.Duration {
+	x.Helper()
+	c, err := x.server.Command(context.Background(), "pg_recvlogical", "-d", x.url, "-S", "peer", "--start", "--no-loop", "--endpos", end,
+		"-f", os.DevNull, "-o", "proto_version=1", "-o", "publication_names=tiergate_usage,tiergate_state")
+	if err != nil {
+		x.Fatal(err)
+	}
+	begun := time.Now()
+	if out, err := c.CombinedOutput(); err != nil {
+		x.Fatalf("pg_recvlogical: %v\n%s", err, out)
+	}
+	return time.Since(begun)
+}
+
+// peakMB is the most memory that a process held, where the system counts it in kilobytes as Linux does.
+func peakMB(p *os.ProcessState) float64 {
+	if usage, ok := p.SysUsage().(*syscall.Rusage); ok {
+		return float64(usage.Maxrss) / 1024
+	}
+	return 0
+}
+
+func machine(x *bench, conn *pgx.Conn) string {
+	cpu := "unknown processor"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if _, rest, ok := strings.Cut(string(info), "model name\t: "); ok {
+			cpu, _, _ = strings.Cut(rest, "\n")
+		}
+	}
+	return fmt.Sprintf("%d × %s, %s/%s, %s, fsync on, TCP on loopback, client and server on the same machine",
+		runtime.NumCPU(), cpu, runtime.GOOS, runtime.GOARCH, strings.SplitN(x.text(conn, `SELECT version()`), ",", 2)[0])
+}
