@@ -56,7 +56,7 @@ type sidecar struct {
 	metrics *web.Metrics
 
 	ready atomic.Pointer[string] // why it is not ready; nil: it is
-	now   atomic.Pointer[prepared]
+	begun bool                   // a session got as far as an installed database
 }
 
 // run keeps a session going: each reads the configuration and the catalog anew.
@@ -72,7 +72,7 @@ func (s *sidecar) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err == nil || kind == loops.Permanent || s.now.Load() == nil {
+		if err == nil || kind == loops.Permanent || !s.begun {
 			return err
 		}
 		s.notReady(err.Error())
@@ -107,7 +107,7 @@ func (s *sidecar) session(ctx context.Context) error {
 	if err := s.install(ctx, p); err != nil {
 		return err
 	}
-	s.now.Store(p)
+	s.begun = true
 	if !s.once {
 		stop, err := s.serve(ctx, p)
 		if err != nil {
@@ -120,6 +120,11 @@ func (s *sidecar) session(ctx context.Context) error {
 		return err
 	}
 	defer lease.Release()
+	if s.once || s.poll > 0 {
+		if err := dropStream(ctx, p); err != nil {
+			return err
+		}
+	}
 	store, outbox, flow := s.parts(p, mails, lease.Term)
 	defer store.Close()
 	defer outbox.Close()
@@ -158,11 +163,28 @@ func (s *sidecar) install(ctx context.Context, p *prepared) error {
 	return err
 }
 
-func (s *sidecar) follow(flow *loops.Flow) func(context.Context) error {
-	if s.poll > 0 {
-		return func(ctx context.Context) error { return flow.Poll(ctx, s.poll) }
+// dropStream gives up the slot of an earlier stream: whoever polls reads none, and it would keep WAL.
+func dropStream(ctx context.Context, p *prepared) error {
+	conn, err := sql.Connect(ctx, p.url(), sql.ForCommand)
+	if err != nil {
+		return err
 	}
-	return flow.Follow
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the session is given up either way
+	return sql.GiveUpSlot(ctx, conn)
+}
+
+func (s *sidecar) follow(flow *loops.Flow) func(context.Context) error {
+	return func(ctx context.Context) (err error) {
+		defer func() {
+			if err != nil {
+				s.notReady(err.Error())
+			}
+		}()
+		if s.poll > 0 {
+			return flow.Poll(ctx, s.poll)
+		}
+		return flow.Follow(ctx)
+	}
 }
 
 // pass counts once and sends what is due.
@@ -218,18 +240,18 @@ func (s *sidecar) watch(p *prepared) func(context.Context) error {
 			if err != nil {
 				return err
 			}
-			status, err := sql.ReadStatus(ctx, conn, p.schema)
-			if err == nil && status.RetainedBytes > p.settings.MaxRetainedWAL && s.poll == 0 {
+			retained, emails, err := sql.Backlog(ctx, conn)
+			if most := p.settings.MaxRetainedWAL; err == nil && retained > most {
+				s.log.Error("the server keeps too much WAL for the sidecar: the slot is given up, and usage counted again", "bytes", retained, "max_retained_wal", most)
 				err = sql.GiveUpSlot(ctx, conn)
+			} else if retained > most/2 {
+				s.log.Warn("the server keeps much WAL for the sidecar", "bytes", retained, "max_retained_wal", most)
 			}
 			conn.Close(ctx) //nolint:errcheck // only read from
 			if err != nil {
 				return err
 			}
-			s.metrics.Observed(status.RetainedBytes, status.Emails)
-			if half := p.settings.MaxRetainedWAL / 2; status.RetainedBytes > half {
-				s.log.Warn("the server keeps much WAL for the sidecar", "bytes", status.RetainedBytes, "given_up_at", p.settings.MaxRetainedWAL)
-			}
+			s.metrics.Observed(retained, emails)
 			select {
 			case <-ctx.Done():
 				return nil

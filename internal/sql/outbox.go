@@ -239,8 +239,8 @@ func (o *Outbox) Settle(ctx context.Context, e *loops.Email, id string, failure 
 	}
 	var fault *loops.Fault
 	retry := errors.As(failure, &fault) && fault.Kind == loops.Transient
-	if l := o.plan.Loop(e.Feature); l != nil && l.Prompt != nil && l.Prompt.Retries >= 0 && e.Attempts >= l.Prompt.Retries {
-		retry = false
+	if l := o.plan.Loop(e.Feature); retry && l != nil && l.Prompt != nil && l.Prompt.Retries >= 0 && e.Attempts >= l.Prompt.Retries {
+		retry = fault.RetryAfter > 0 // the provider asked us to come back: that was no attempt
 	}
 	if !retry {
 		o.log.Error("email is dead", "email", e.ID, "subject", e.Subject, "error", failure)

@@ -76,11 +76,12 @@ var hints = map[string]string{
 	"42501": "the sidecar's role lacks a privilege: run `sidecar check` for the exact statement",
 	"55006": "another process follows the sidecar's replication slot",
 	"53400": "raise max_replication_slots or max_wal_senders on the server",
+	"08P01": "a connection pooler stands in between: set DIRECT_URL to the database itself",
 	"53100": "the server's disk is full",
 }
 
 // permanent are the SQLSTATEs that no second try mends.
-var permanent = map[string]bool{"28P01": true, "28000": true, "3D000": true, "42501": true}
+var permanent = map[string]bool{"08P01": true, "28P01": true, "28000": true, "3D000": true, "42501": true}
 
 // explain turns a driver's error into a fault with a way out. Nothing of a password is in it.
 func explain(step string, err error) error {

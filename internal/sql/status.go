@@ -35,6 +35,17 @@ type FeatureStatus struct {
 	Enforcement string `json:"enforcement"`
 }
 
+// RequireInstalled fails where there is nothing to look at yet.
+func RequireInstalled(ctx context.Context, conn *pgx.Conn) error {
+	var there bool
+	err := conn.QueryRow(ctx, `SELECT to_regclass('tiergate.checkpoint') IS NOT NULL`).Scan(&there)
+	if err != nil || there {
+		return explain("look at what is installed", err)
+	}
+	return &loops.Fault{Step: "look at what is installed", Err: errors.New("nothing is, in this database"), Kind: loops.Permanent,
+		Hint: "`sidecar check`, then `sidecar run` or `sidecar install`"}
+}
+
 // ReadStatus looks at everything that is stored.
 func ReadStatus(ctx context.Context, conn *pgx.Conn, schema string) (Status, error) {
 	st := Status{Emails: map[string]int64{}, Events: map[string]int64{}}
@@ -87,6 +98,24 @@ func ReadStatus(ctx context.Context, conn *pgx.Conn, schema string) (Status, err
 		st.Holder = ""
 	}
 	return st, err
+}
+
+// Backlog is the cheap part of the status: WAL that the server keeps for the slot, in bytes, and the
+// emails that wait or are dead, by status.
+func Backlog(ctx context.Context, conn *pgx.Conn) (retained int64, emails map[string]int64, err error) {
+	slot, err := Replication(ctx, conn)
+	if err != nil {
+		return 0, nil, err
+	}
+	rows, err := conn.Query(ctx, `SELECT status, count(*) FROM tiergate.email WHERE status IN ('queued', 'sending', 'dead') GROUP BY 1`)
+	if err != nil {
+		return 0, nil, explain("count the emails", err)
+	}
+	emails = map[string]int64{"queued": 0, "sending": 0, "dead": 0}
+	var status string
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&status, &n}, func() error { emails[status] = n; return nil })
+	return slot.RetainedBytes, emails, explain("count the emails", err)
 }
 
 // Explain returns the chain of facts behind one flag, as explain_access does.

@@ -35,7 +35,7 @@ func NewMetrics() *Metrics {
 			Buckets: []float64{.001, .002, .005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 300}}),
 		through:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "tiergate_source_timestamp_seconds", Help: "Commit time of the newest change in the flags."}),
 		retained: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tiergate_retained_wal_bytes", Help: "WAL that the server keeps for the sidecar."}),
-		emails:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tiergate_emails", Help: "Emails in the outbox, by status."}, []string{"status"}),
+		emails:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tiergate_emails", Help: "Emails that wait or are dead, by status."}, []string{"status"}),
 	}
 	m.Registry.MustRegister(m.changes, m.events, m.late, m.unknown, m.commits, m.lag, m.through, m.retained, m.emails,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

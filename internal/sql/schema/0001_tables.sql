@@ -113,6 +113,8 @@ CREATE TABLE tiergate.email (
     sent_at         timestamptz
 );
 CREATE INDEX email_due ON tiergate.email (next_at, id) WHERE status IN ('queued', 'sending');
+CREATE INDEX email_open ON tiergate.email (status) WHERE status IN ('queued', 'sending', 'dead');
+CREATE INDEX email_subject ON tiergate.email (subject_id);
 
 REVOKE ALL ON SCHEMA tiergate FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA tiergate FROM PUBLIC;
