@@ -17,7 +17,7 @@ func emailsCommand() *cobra.Command {
 	list := &cobra.Command{Use: "list", Short: "Show the newest emails: what left, what waits, what is dead and why", Args: cobra.NoArgs}
 	asJSON := jsonFlag(list)
 	list.RunE = func(c *cobra.Command, _ []string) error {
-		return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error {
+		return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error {
 			rows, err := sql.ListEmails(ctx, conn, 50)
 			if err != nil {
 				return err
@@ -37,11 +37,11 @@ func emailsCommand() *cobra.Command {
 			if err != nil {
 				return usageError{fmt.Errorf("%q is no email's id: see `sidecar emails list`", args[0])}
 			}
-			return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error { return sql.RetryEmail(ctx, conn, id) })
+			return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error { return sql.RetryEmail(ctx, conn, id) })
 		}}
 	adopt := &cobra.Command{Use: "adopt", Short: "Send this database's emails from here, after it was moved", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error { return sql.Adopt(ctx, conn) })
+			return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error { return sql.Adopt(ctx, conn) })
 		}}
 	c.AddCommand(list, retry, adopt)
 	return c

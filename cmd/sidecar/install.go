@@ -31,6 +31,16 @@ func inDatabase(c *cobra.Command, work func(ctx context.Context, conn *pgx.Conn,
 	return work(c.Context(), conn, p)
 }
 
+// inInstalled runs a command that needs the sidecar's own tables too.
+func inInstalled(c *cobra.Command, work func(ctx context.Context, conn *pgx.Conn, p *prepared) error) error {
+	return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
+		if err := sql.RequireInstalled(ctx, conn); err != nil {
+			return err
+		}
+		return work(ctx, conn, p)
+	})
+}
+
 func installCommand() *cobra.Command {
 	var show bool
 	c := &cobra.Command{

@@ -63,9 +63,7 @@ func commands() *cobra.Command {
 	root.PersistentFlags().StringP("dir", "C", ".", "folder of skene.config.ts, sidecar.yaml and .env")
 	root.AddCommand(runCommand(), checkCommand(), installCommand(), uninstallCommand(), statusCommand(), explainCommand(),
 		verifyCommand(), resyncCommand(), emailsCommand(), demoCommand(), versionCommand())
-	for _, c := range root.Commands() {
-		strictArgs(c)
-	}
+	strictArgs(root)
 	return root
 }
 

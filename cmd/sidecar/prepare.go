@@ -47,7 +47,7 @@ func readPlan(dir string, s config.Settings) (*loops.Plan, error) {
 	return &loops.Plan{Loops: list, Tiers: s.Tiers, Grace: s.Grace}, nil
 }
 
-// match finds the application's tables.
+// match finds the application's tables. What was found is returned even with an error.
 func match(ctx context.Context, conn *pgx.Conn, s config.Settings, plan *loops.Plan) (*prepared, error) {
 	tables, err := sql.Catalog(ctx, conn)
 	if err != nil {
@@ -64,12 +64,9 @@ func match(ctx context.Context, conn *pgx.Conn, s config.Settings, plan *loops.P
 		triggers[i] = l.Trigger
 	}
 	p.watches, p.notes, err = config.Recognise(catalog(tables), p.schema, s, needsTime, triggers)
-	if err != nil {
-		return nil, err
-	}
 	p.watches = append(p.watches, loops.Watch{Role: loops.Events, Schema: "tiergate", Table: "access_event",
 		Columns: map[loops.Field]loops.Column{loops.FieldID: {Name: "id", Type: "bigint"}}})
-	return p, nil
+	return p, err
 }
 
 // schemaOf returns the application's schema: the URL's, else the one its user works in.
@@ -123,14 +120,8 @@ func mailer(s config.Settings) (*mail.Mailer, error) {
 // checkTemplates makes sure that every template a loop names exists and uses only known variables.
 func checkTemplates(m *mail.Mailer, plan *loops.Plan) error {
 	var problems []error
-	for _, l := range plan.Loops {
-		if l.Prompt == nil {
-			continue
-		}
-		problems = append(problems, m.Check(l.Prompt.Template))
-		if len(l.WarnAt) > 0 {
-			problems = append(problems, m.Check(loops.WarningTemplate))
-		}
+	for _, name := range templates(plan) {
+		problems = append(problems, m.Check(name))
 	}
 	return errors.Join(problems...)
 }

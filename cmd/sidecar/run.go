@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/tiergate/tiergate/internal/cdc"
@@ -18,9 +19,6 @@ import (
 	"github.com/tiergate/tiergate/internal/sql"
 	"github.com/tiergate/tiergate/internal/web"
 )
-
-// look is how often the running sidecar looks at retained WAL and at the outbox.
-const look = 15 * time.Second
 
 func runCommand() *cobra.Command {
 	var once bool
@@ -132,10 +130,9 @@ func (s *sidecar) session(ctx context.Context) error {
 		return s.pass(ctx, flow)
 	}
 	return s.together(ctx,
-		lease.Hold,
+		func(ctx context.Context) error { return lease.Hold(ctx, s.watch(p)) },
 		func(ctx context.Context) error { return loops.Keep(ctx, s.log, "follow", s.follow(flow)) },
 		func(ctx context.Context) error { return loops.Keep(ctx, s.log, "deliver", flow.Deliver) },
-		func(ctx context.Context) error { return loops.Keep(ctx, s.log, "watch", s.watch(p)) },
 	)
 }
 
@@ -231,33 +228,37 @@ func facts(url string) func(context.Context) (cdc.Facts, error) {
 	}
 }
 
-// watch looks at retained WAL and at the outbox. A slot that keeps more than max_retained_wal is given
-// up: filling the application's disk is worse than counting again.
-func (s *sidecar) watch(p *prepared) func(context.Context) error {
-	return func(ctx context.Context) error {
-		for {
-			conn, err := sql.Connect(ctx, p.url(), sql.ForCommand)
-			if err != nil {
-				return err
-			}
-			retained, emails, err := sql.Backlog(ctx, conn)
-			if most := p.settings.MaxRetainedWAL; err == nil && retained > most {
-				s.log.Error("the server keeps too much WAL for the sidecar: the slot is given up, and usage counted again", "bytes", retained, "max_retained_wal", most)
-				err = sql.GiveUpSlot(ctx, conn)
-			} else if retained > most/2 {
-				s.log.Warn("the server keeps much WAL for the sidecar", "bytes", retained, "max_retained_wal", most)
-			}
-			conn.Close(ctx) //nolint:errcheck // only read from
-			if err != nil {
-				return err
-			}
-			s.metrics.Observed(retained, emails)
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(look):
-			}
+// watch looks at the publications, at retained WAL and at the outbox. A table that is dropped leaves its
+// publication without a word in the stream: only a look tells. A slot that keeps more than
+// max_retained_wal is given up: filling the application's disk is worse than counting again.
+func (s *sidecar) watch(p *prepared) func(context.Context, *pgx.Conn) error {
+	var first string
+	return func(ctx context.Context, conn *pgx.Conn) error {
+		publications, err := sql.PublicationState(ctx, conn)
+		if err != nil {
+			return err
 		}
+		if first == "" {
+			first = publications
+		}
+		if publications != first {
+			return &loops.Fault{Step: "watch the publications", Err: errors.New("a table or a publication was dropped or altered"), Kind: loops.Changed,
+				Hint: "they are set right, and usage is counted again"}
+		}
+		retained, emails, err := sql.Backlog(ctx, conn)
+		if err != nil {
+			return err
+		}
+		s.metrics.Observed(retained, emails)
+		most := p.settings.MaxRetainedWAL
+		switch {
+		case retained > most:
+			s.log.Error("the server keeps too much WAL for the sidecar: the slot is given up, and usage counted again", "bytes", retained, "max_retained_wal", most)
+			return sql.GiveUpSlot(ctx, conn)
+		case retained > most/2:
+			s.log.Warn("the server keeps much WAL for the sidecar", "bytes", retained, "max_retained_wal", most)
+		}
+		return nil
 	}
 }
 

@@ -91,25 +91,3 @@ func counts(by map[string]int64) string {
 	}
 	return strings.Join(parts, ", ")
 }
-
-func explainCommand() *cobra.Command {
-	c := &cobra.Command{Use: "explain SUBJECT FEATURE", Short: "Tell why a subject may or may not use a feature, as JSON", Args: cobra.ExactArgs(2)}
-	jsonFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
-			if p.plan.Loop(args[1]) == nil {
-				var known []string
-				for _, l := range p.plan.Loops {
-					known = append(known, l.Feature)
-				}
-				return usageError{fmt.Errorf("no loop has feature %q; there is: %s", args[1], strings.Join(known, ", "))}
-			}
-			facts, err := sql.Explain(ctx, conn, args[0], args[1])
-			if err != nil {
-				return err
-			}
-			return printJSON(c, facts)
-		})
-	}
-	return c
-}

@@ -14,7 +14,7 @@ func verifyCommand() *cobra.Command {
 	c := &cobra.Command{Use: "verify", Short: "Compare the flags with the data, while the sidecar runs", Args: cobra.NoArgs}
 	asJSON := jsonFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
+		return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
 			report, err := sql.Verify(ctx, conn, sql.Options{Schema: p.schema, Plan: p.plan, Watches: p.watches})
 			if err != nil {
 				return err
@@ -56,7 +56,7 @@ func resyncCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "resync", Short: "Count everything again; the flags stand until they are replaced", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error {
+			return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error {
 				if err := sql.Resync(ctx, conn); err != nil {
 					return err
 				}

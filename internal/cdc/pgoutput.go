@@ -216,12 +216,12 @@ func (d *decoder) row(op loops.Op, r *reader) (any, error) {
 	if t.watch == nil {
 		return m, nil
 	}
-	for len(r.b) > 0 {
+	for n := 0; len(r.b) > 0; n++ {
 		var err error
-		switch kind := r.u8(); kind {
-		case 'N':
+		switch kind := r.u8(); {
+		case n < 2 && kind == 'N':
 			m.new, err = readTuple(r)
-		case 'K', 'O':
+		case n < 2 && (kind == 'K' || kind == 'O'):
 			m.old, err = readTuple(r)
 		default:
 			err = fmt.Errorf("tuple of unknown kind %q", kind)
@@ -279,6 +279,13 @@ func (d *decoder) truncate(r *reader) (any, error) {
 		}
 	}
 	return m, nil
+}
+
+// counts reports whether the row means something. Of tables that are only appended to, updates and
+// deletes do not: somebody may have widened their publication.
+func (m rowMessage) counts() bool {
+	w := m.table.watch
+	return w != nil && (m.op == loops.Insert || (w.Role != loops.Usage && w.Role != loops.Events))
 }
 
 // keyText joins the values of the replica identity.

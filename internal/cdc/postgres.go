@@ -36,6 +36,7 @@ func (p *Postgres) Resume(ctx context.Context, at loops.Position) (loops.Stream,
 	}
 	if err := p.joins(from, facts, system); err != nil {
 		closeConn(conn)
+		p.config.Log.Warn("the change stream does not join", "error", err)
 		return nil, err
 	}
 	err = pglogrepl.StartReplication(ctx, conn, p.config.Slot, from.End, pglogrepl.StartReplicationOptions{
@@ -124,6 +125,16 @@ func (p *Postgres) Snapshot(ctx context.Context) (loops.Snapshot, error) {
 	}
 	at := position{System: system.SystemID, Timeline: system.Timeline, Slot: p.config.Slot, Publications: facts.Publications, End: start}
 	return loops.Snapshot{Name: slot.SnapshotName, At: at.encode(), Close: func() { closeConn(conn) }}, nil
+}
+
+// Probe opens a replication connection and closes it again: pg_hba.conf, a pooler or a missing right may
+// stand in its way.
+func (p *Postgres) Probe(ctx context.Context) error {
+	conn, _, err := p.connect(ctx)
+	if err == nil {
+		closeConn(conn)
+	}
+	return err
 }
 
 func (p *Postgres) connect(ctx context.Context) (*pgconn.PgConn, pglogrepl.IdentifySystemResult, error) {

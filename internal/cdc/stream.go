@@ -18,9 +18,8 @@ import (
 )
 
 const (
-	// maxPending bounds what gathers while a batch commits: row messages, of any size up to maxBytes.
-	maxPending = 50_000
-	maxBytes   = 32 << 20
+	// maxBytes bounds what gathers while a batch commits, beside maxPending.
+	maxBytes = 32 << 20
 	// statusEvery is how often the server hears from us; it gives a silent client up after 60 s.
 	statusEvery = 5 * time.Second
 	// An idle stream's position is worth storing when others wrote this much WAL, or a little and a
@@ -134,9 +133,9 @@ func (s *stream) Ack(at loops.Position) {
 func (s *stream) Close() {
 	s.mu.Lock()
 	s.closed = true
+	s.conn.Conn().SetReadDeadline(time.Now()) //nolint:errcheck // a dead connection ends as well
 	s.mu.Unlock()
 	ring(s.space)
-	s.conn.Conn().SetReadDeadline(time.Now()) //nolint:errcheck // a dead connection ends as well
 	<-s.done
 	closeConn(s.conn)
 }
@@ -194,29 +193,38 @@ func (s *stream) read() error {
 // tell sends the acknowledged position when it is time, or at once when the server asks.
 func (s *stream) tell(asked bool) error {
 	now := time.Now()
-	s.mu.Lock()
-	acked, closed := s.acked, s.closed
-	s.mu.Unlock()
-	if closed {
-		return errClosed
-	}
-	if !asked && now.Before(s.nextTell) {
-		return nil
-	}
-	pause := statusEvery
-	if acked != s.told {
-		pause = time.Second // while positions move, so that the server can let go of WAL
-	}
-	s.nextTell = now.Add(pause)
-	if err := s.conn.Conn().SetReadDeadline(s.nextTell); err != nil {
-		return explain("read the change stream", err)
+	acked, due, err := s.schedule(now, asked)
+	if err != nil || !due {
+		return err
 	}
 	s.told = acked
-	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: acked})
+	err = pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: acked})
 	if err != nil {
 		return explain("acknowledge the change stream", err)
 	}
 	return nil
+}
+
+// schedule sets the deadline of the next status message, unless none is due yet. Close sets one too,
+// under the same lock, which must not be overwritten.
+func (s *stream) schedule(now time.Time, asked bool) (acked pglogrepl.LSN, due bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return 0, false, errClosed
+	}
+	if !asked && now.Before(s.nextTell) {
+		return 0, false, nil
+	}
+	pause := statusEvery
+	if s.acked != s.told {
+		pause = time.Second // while positions move, so that the server can let go of WAL
+	}
+	s.nextTell = now.Add(pause)
+	if err := s.conn.Conn().SetReadDeadline(s.nextTell); err != nil {
+		return 0, false, explain("read the change stream", err)
+	}
+	return s.acked, true, nil
 }
 
 // awaitSpace waits while the buffer is full, and goes on answering the server meanwhile.
@@ -321,7 +329,7 @@ func (s *stream) row(m rowMessage, size int) error {
 		return nil
 	}
 	var change loops.Change
-	watched := m.table.watch != nil
+	watched := m.counts()
 	if watched {
 		var invalid error
 		if change, invalid = m.change(s.committed); invalid != nil {

@@ -3,6 +3,7 @@ package loops
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -25,7 +26,7 @@ const (
 type Change struct {
 	Role      Role
 	Op        Op
-	Committed time.Time // the database's clock
+	Committed time.Time // the database's clock; zero: read from a table, not from the stream
 	Use       Use       // of Usage
 	Key       string    // of Subscriptions and Users: the row's replica identity
 	OldKey    string    // the identity before an update that changed it; else empty
@@ -136,7 +137,8 @@ func (w *Watch) Use(value func(Field) Value, committed time.Time) (Use, error) {
 }
 
 // ParseTime reads a timestamp as databases print it in ISO style, with or without zone; zone is what
-// "without" means. It returns UTC.
+// "without" means. It returns UTC. What lies beyond the years 1 to 9999, or at infinity, becomes the end
+// of that span.
 func ParseTime(s string, zone *time.Location) (time.Time, error) {
 	if zone == nil {
 		zone = time.UTC
@@ -144,21 +146,42 @@ func ParseTime(s string, zone *time.Location) (time.Time, error) {
 	if t, ok := parseFast(s); ok && zone == time.UTC {
 		return t, nil
 	}
-	switch s {
-	case "infinity":
-		return time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC), nil
-	case "-infinity":
-		return time.Time{}.Add(1), nil
+	switch year, _, dated := strings.Cut(s, "-"); {
+	case s == "infinity", dated && len(year) > 4 && strings.Trim(year, "0123456789") == "":
+		return time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC), nil
+	case s == "-infinity", strings.HasSuffix(s, " BC"):
+		return time.Time{}.Add(time.Microsecond), nil // what databases keep, and not the zero that means none
 	}
 	for _, layout := range []string{
-		"2006-01-02 15:04:05.999999999Z07", "2006-01-02 15:04:05.999999999Z07:00",
-		"2006-01-02 15:04:05.999999999Z07:00:00", "2006-01-02 15:04:05.999999999", "2006-01-02",
+		"2006-01-02 15:04:05.999999999Z07", "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999Z07:00:00",
 	} {
-		if t, err := time.ParseInLocation(layout, s, zone); err == nil {
+		if t, err := time.Parse(layout, s); err == nil {
 			return t.UTC(), nil
 		}
 	}
+	for _, layout := range []string{"2006-01-02 15:04:05.999999999", "2006-01-02"} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return inZone(t, zone), nil
+		}
+	}
 	return time.Time{}, fmt.Errorf("%q is not a time that can be read", s)
+}
+
+// inZone returns when a wall clock showed what t shows in UTC. What a change of the clock repeats or
+// leaves out is standard time, as for PostgreSQL's AT TIME ZONE; time.Date does not say what it takes.
+func inZone(t time.Time, zone *time.Location) time.Time {
+	_, before := t.AddDate(0, 0, -1).In(zone).Zone()
+	_, after := t.AddDate(0, 0, 1).In(zone).Zone()
+	shown := func(offset int) (at time.Time, ok bool) {
+		at = t.Add(-time.Duration(offset) * time.Second)
+		_, there := at.In(zone).Zone()
+		return at, there == offset
+	}
+	standard, ok := shown(min(before, after))
+	if summer, only := shown(max(before, after)); only && !ok {
+		return summer
+	}
+	return standard
 }
 
 // parseFast reads "2026-03-01 10:00:30[.ffffff][+00]": what a session in UTC prints, without the
@@ -178,7 +201,7 @@ func parseFast(s string) (time.Time, bool) {
 	year, month, day := num(0, 4), num(5, 7), num(8, 10)
 	hour, minute, sec := num(11, 13), num(14, 16), num(17, 19)
 	rest, nanos := s[19:], 0
-	if rest != "" && rest[0] == '.' {
+	if len(rest) > 1 && rest[0] == '.' && rest[1] >= '0' && rest[1] <= '9' {
 		scale := 100_000_000
 		rest = rest[1:]
 		for rest != "" && rest[0] >= '0' && rest[0] <= '9' && scale > 0 {
@@ -187,8 +210,9 @@ func parseFast(s string) (time.Time, bool) {
 			rest = rest[1:]
 		}
 	}
-	if !ok || (rest != "" && rest != "+00") || month < 1 || month > 12 || day < 1 || day > 31 || hour > 23 || minute > 59 || sec > 59 {
+	if !ok || (rest != "" && rest != "+00") || month < 1 || month > 12 || hour > 23 || minute > 59 || sec > 59 {
 		return time.Time{}, false
 	}
-	return time.Date(year, time.Month(month), day, hour, minute, sec, nanos, time.UTC), true
+	t := time.Date(year, time.Month(month), day, hour, minute, sec, nanos, time.UTC)
+	return t, t.Day() == day
 }

@@ -81,6 +81,7 @@ func (d *Decider) use(s *State, u *Use, committed time.Time) {
 	if limit := committed.Add(s.Shift); at.After(limit) {
 		at = limit
 	}
+	d.elapse(s, sub, at)
 	for _, i := range d.match(u) {
 		d.count(s, sub, i, u.Quantity, at)
 	}
@@ -122,14 +123,11 @@ func (d *Decider) match(u *Use) []int {
 	return found
 }
 
-// count adds a use to its window, opening or closing windows as its time demands. A use older than
-// the window, or than the end of the last one, no longer counts.
+// count adds a use to its window, opening one where none is. A use older than the window, or than the
+// end of the last one, no longer counts.
 func (d *Decider) count(s *State, sub *Subject, i int, quantity int64, at time.Time) {
 	l := &d.plan.Loops[i]
-	a := d.access(sub, i)
-	if !a.ResetsAt.IsZero() && !at.Before(a.ResetsAt) {
-		d.close(s, sub, i)
-	}
+	a := d.access(s, sub, i)
 	if at.Before(a.PeriodStart) || at.Before(a.ClosedAt) {
 		s.Late++
 		return
@@ -137,7 +135,15 @@ func (d *Decider) count(s *State, sub *Subject, i int, quantity int64, at time.T
 	if a.ResetsAt.IsZero() {
 		a.PeriodStart, a.ResetsAt = l.Window.Open(at, a.ClosedAt)
 	}
-	d.move(s, sub, i, max(0, a.Used+quantity), at)
+	d.move(s, sub, i, plus(a.Used, quantity), at)
+}
+
+// plus adds a quantity to a count, which stays between zero and the largest number there is.
+func plus(used, quantity int64) int64 {
+	if quantity > math.MaxInt64-used {
+		return math.MaxInt64
+	}
+	return max(0, used+quantity)
 }
 
 // close ends an open window: the count starts again with the next use.
@@ -155,9 +161,9 @@ func (d *Decider) close(s *State, sub *Subject, i int) {
 }
 
 // access returns the subject's row of a loop, making the row that says "nothing used yet".
-func (d *Decider) access(sub *Subject, i int) *Access {
+func (d *Decider) access(s *State, sub *Subject, i int) *Access {
 	if sub.Access[i] == nil {
-		sub.Access[i] = &Access{Tier: sub.Tier, Limit: d.plan.Loops[i].Limit(sub.Tier)}
+		sub.Access[i] = &Access{Tier: sub.Tier, Limit: d.plan.Loops[i].Limit(sub.Tier), Episode: s.FirstEpisode}
 		d.settle(sub, i)
 	}
 	return sub.Access[i]
@@ -233,16 +239,22 @@ func (d *Decider) settle(sub *Subject, i int) {
 // tick closes the windows and ends the tiers whose time has come.
 func (d *Decider) tick(s *State, through time.Time) {
 	for _, sub := range s.Subjects {
-		if sub.Deleted {
-			continue
-		}
-		if !sub.TierUntil.IsZero() && !sub.TierUntil.After(through) {
-			d.retier(s, sub, sub.TierUntil)
-		}
-		for i, a := range sub.Access {
-			if a != nil && !a.ResetsAt.IsZero() && !a.ResetsAt.After(through) {
-				d.close(s, sub, i)
-			}
+		d.elapse(s, sub, through)
+	}
+}
+
+// elapse lets time pass for one subject. It comes before each of its changes as well, so that it does
+// not matter where batches are cut.
+func (d *Decider) elapse(s *State, sub *Subject, through time.Time) {
+	if sub.Deleted {
+		return
+	}
+	if !sub.TierUntil.IsZero() && !sub.TierUntil.After(through) {
+		d.retier(s, sub, sub.TierUntil)
+	}
+	for i, a := range sub.Access {
+		if a != nil && !a.ResetsAt.IsZero() && !a.ResetsAt.After(through) {
+			d.close(s, sub, i)
 		}
 	}
 }
@@ -255,18 +267,19 @@ type Tally struct {
 	First   time.Time
 }
 
-// Recount applies a count of the i-th loop. Usage that was deleted never lowers a count: the greater
-// of stored and counted holds.
-func (d *Decider) Recount(s *State, i int, tallies []Tally) {
+// Recount applies a count of the i-th loop, as of now. Usage that was deleted never lowers a count: the
+// greater of stored and counted holds.
+func (d *Decider) Recount(s *State, i int, now time.Time, tallies []Tally) {
 	window := d.plan.Loops[i].Window
 	for _, t := range tallies {
 		sub := s.subject(t.Subject)
 		if sub.Deleted || t.Subject == AnySubject {
 			continue
 		}
-		a := d.access(sub, i)
+		d.elapse(s, sub, now)
+		a := d.access(s, sub, i)
 		if a.ResetsAt.IsZero() {
-			floor := window.Horizon(s.Now)
+			floor := window.Horizon(now)
 			if a.ClosedAt.After(floor) {
 				floor = a.ClosedAt
 			}
@@ -302,7 +315,7 @@ func (d *Decider) complete(s *State, sub *Subject) {
 		return
 	}
 	for i := range sub.Access {
-		d.access(sub, i)
+		d.access(s, sub, i)
 	}
 }
 

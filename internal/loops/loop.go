@@ -94,7 +94,7 @@ func (l *Loop) Limit(tier string) Limit {
 func (t Trigger) Pattern() string {
 	var b strings.Builder
 	b.WriteString("^")
-	rest := strings.TrimRight(t.Endpoint, "/")
+	rest := strings.TrimRight(strings.ToValidUTF8(t.Endpoint, "\uFFFD"), "/")
 	for rest != "" {
 		switch {
 		case strings.HasPrefix(rest, "/**"):

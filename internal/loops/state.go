@@ -98,16 +98,18 @@ type State struct {
 	Now      time.Time     // the database's clock, or the test clock
 	Shift    time.Duration // how far the test clock is ahead of commit times
 	Counting bool          // a count, not the stream: what was not known before stays silent
-	Sparse   bool          // too many users for a row each
-	Subjects map[string]*Subject
-	Keys     map[string]string // subscription key → subject, for rows that name only their key
-	Users    map[string]string // user key → subject
-	Stored   map[int64]Event   // the events that came back on the stream
-	Events   []Event
-	Emails   []Email
-	Late     int // rows older than their subject's window
-	Unknown  int // rows without a subject
-	loops    int
+	// FirstEpisode is where new rows begin: behind all those of a table that was dropped.
+	FirstEpisode int64
+	Sparse       bool // too many users for a row each
+	Subjects     map[string]*Subject
+	Keys         map[string]string // subscription key → subject, for rows that name only their key
+	Users        map[string]string // user key → subject
+	Stored       map[int64]Event   // the events that came back on the stream
+	Events       []Event
+	Emails       []Email
+	Late         int // rows older than their subject's window
+	Unknown      int // rows without a subject
+	loops        int
 }
 
 // NewState returns an empty state for a plan of n loops.
@@ -116,6 +118,15 @@ func NewState(now time.Time, shift time.Duration, n int) *State {
 		Now: now, Shift: shift, loops: n,
 		Subjects: map[string]*Subject{}, Keys: map[string]string{}, Users: map[string]string{}, Stored: map[int64]Event{},
 	}
+}
+
+// when is the time of a change on the decision's clock: now, where it was read from a table and not
+// from the stream.
+func (s *State) when(c *Change) time.Time {
+	if c.Committed.IsZero() {
+		return s.Now
+	}
+	return c.Committed.Add(s.Shift)
 }
 
 // Load adds a stored subject.

@@ -47,8 +47,12 @@ func (p *Plan) standingOf(m *Subscription, now time.Time) standing {
 	return st
 }
 
-// retier works out the subject's tier again: the best of its subscriptions' wins.
+// retier works out the subject's tier again: the best of its subscriptions' wins. Whoever is deleted has
+// none, whatever subscriptions are still to be deleted after them.
 func (d *Decider) retier(s *State, sub *Subject, at time.Time) {
+	if sub.Deleted {
+		return
+	}
 	best := standing{tier: DefaultTier}
 	first := true
 	for _, m := range sub.Subs {
@@ -117,7 +121,10 @@ func (d *Decider) subscription(s *State, c *Change) error {
 	if known {
 		old = s.Subjects[owner].Subs[key]
 	}
-	at := c.Committed.Add(s.Shift)
+	at := s.when(c)
+	if known {
+		d.elapse(s, s.Subjects[owner], at)
+	}
 	next := Subscription{Key: c.Key}
 	if old != nil && c.Op == Update {
 		next = *old
@@ -131,12 +138,15 @@ func (d *Decider) subscription(s *State, c *Change) error {
 	if old != nil && (c.Op == Delete || next.Key != key || next.Subject != owner) {
 		old.removed = true
 		delete(s.Keys, key)
-		d.retier(s, s.Subjects[owner], at)
+		if c.Op == Delete || next.Subject != owner {
+			d.retier(s, s.Subjects[owner], at)
+		}
 	}
-	if c.Op == Delete || next.Subject == "" {
+	if c.Op == Delete || next.Subject == "" || next.Subject == AnySubject {
 		return nil
 	}
 	sub := s.subject(next.Subject)
+	d.elapse(s, sub, at)
 	next.dirty = true
 	sub.Subs[next.Key] = &next
 	s.Keys[next.Key] = next.Subject
@@ -191,23 +201,27 @@ func (d *Decider) user(s *State, c *Change) {
 		c.Row.merge(FieldSubject, &id)
 	}
 	if known && (c.Op == Delete || id != owner) {
+		d.elapse(s, s.Subjects[owner], s.when(c))
 		d.forget(s, s.Subjects[owner])
 	}
+	delete(s.Users, key)
 	if c.Op == Delete || id == "" || id == AnySubject {
 		return
 	}
 	sub := s.subject(id)
 	if sub.Deleted {
-		d.revive(s, sub, c.Committed.Add(s.Shift))
+		d.revive(s, sub, s.when(c))
 	}
-	sub.UserKey, sub.dirty = c.Key, true
+	before := [4]string{sub.UserKey, sub.Email, sub.Name, sub.Customer}
+	sub.UserKey = c.Key
 	s.Users[c.Key] = id
 	c.Row.merge(FieldEmail, &sub.Email)
 	c.Row.merge(FieldName, &sub.Name)
-	if customer := sub.Customer; d.watches[Users].Has(FieldCustomer) {
-		c.Row.merge(FieldCustomer, &customer)
-		sub.Customer = customer
+	if d.watches[Users].Has(FieldCustomer) {
+		c.Row.merge(FieldCustomer, &sub.Customer)
 	}
+	// Users tables are updated all the time (last_seen): what we do not keep is not worth a write.
+	sub.dirty = sub.dirty || before != [4]string{sub.UserKey, sub.Email, sub.Name, sub.Customer}
 	d.welcome(s, sub)
 }
 
@@ -219,11 +233,13 @@ func (d *Decider) welcome(s *State, sub *Subject) {
 	}
 }
 
-// revive lets a deleted subject begin again: what it used before no longer counts.
+// revive lets a deleted subject begin again: what it used before no longer counts, and its episodes
+// are others than those that were answered before.
 func (d *Decider) revive(s *State, sub *Subject, at time.Time) {
 	sub.Deleted = false
 	for i := range sub.Access {
-		d.access(sub, i).ClosedAt = at
+		a := d.access(s, sub, i)
+		a.ClosedAt, a.Episode = at, at.Unix()
 	}
 	d.retier(s, sub, at)
 }

@@ -99,7 +99,7 @@ func (w Window) Open(t, floor time.Time) (start, end time.Time) {
 func (w Window) calendar(t time.Time) (start, end time.Time) {
 	local := t.In(w.Zone)
 	y, m, d := local.Date()
-	day := func(y int, m time.Month, d int) time.Time { return time.Date(y, m, d, 0, 0, 0, 0, w.Zone) }
+	day := func(y int, m time.Month, d int) time.Time { return dawn(time.Date(y, m, d, 12, 0, 0, 0, w.Zone)) }
 	switch w.Period.Unit {
 	case UnitHour:
 		// Absolute hours, so that the hour a clock change repeats is two windows and not one.
@@ -118,6 +118,22 @@ func (w Window) calendar(t time.Time) (start, end time.Time) {
 		panic(fmt.Sprintf("calendar window of %q: the validator let it through", w.Period.Text))
 	}
 	return start.UTC(), end.UTC()
+}
+
+// dawn returns the first moment of a day, of which noon is given: a change of the clock may skip midnight
+// or repeat it, and time.Date does not say what it then returns.
+func dawn(noon time.Time) time.Time {
+	y, m, d := noon.Date()
+	midnight := time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
+	var first time.Time
+	for _, near := range []time.Time{noon.AddDate(0, 0, -1), noon} {
+		_, offset := near.Zone()
+		t := midnight.Add(-time.Duration(offset) * time.Second).In(noon.Location())
+		if t.Day() == d && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	return first
 }
 
 // Horizon returns the earliest moment whose use could still be in an open window at now: what a

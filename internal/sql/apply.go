@@ -35,11 +35,13 @@ type Store struct {
 	log     *slog.Logger
 	gauges  Gauges
 
-	conn    *pgx.Conn
-	seq     int64
-	at      loops.Position // as stored
-	sparse  bool
-	nextDue time.Time // on the database's clock; zero: unknown
+	conn         *pgx.Conn
+	seq          int64
+	at           loops.Position // as stored
+	whole        bool           // every subject has its rows, as far as this connection knows
+	sparse       bool
+	firstEpisode int64
+	nextDue      time.Time // on the database's clock; zero: unknown
 }
 
 // Gauges is told what each commit did. All methods may be called at any time.
@@ -94,15 +96,17 @@ func (s *Store) Resume(ctx context.Context, d *loops.Decider) (loops.Position, e
 	if err != nil {
 		return "", err
 	}
-	s.conn, s.nextDue, s.at = conn, time.Time{}, ""
+	s.conn, s.nextDue, s.whole = conn, time.Time{}, false
 	var at loops.Position
-	err = conn.QueryRow(ctx, `SELECT position, seq FROM tiergate.checkpoint WHERE term = $1`, s.term).Scan(&at, &s.seq)
+	err = conn.QueryRow(ctx, `SELECT position, seq, coalesce((SELECT value::bigint FROM tiergate.meta WHERE key = 'first_episode'), 0)
+		FROM tiergate.checkpoint WHERE term = $1`, s.term).Scan(&at, &s.seq, &s.firstEpisode)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", s.deposed()
 	}
 	if err != nil {
 		return "", explain("read the checkpoint", err)
 	}
+	s.at = at
 	if s.sparse, err = s.tooManyUsers(ctx); err != nil {
 		return "", err
 	}
@@ -110,7 +114,6 @@ func (s *Store) Resume(ctx context.Context, d *loops.Decider) (loops.Position, e
 	if err != nil || counted != s.countedNow() {
 		return "", err
 	}
-	s.at = at
 	return at, s.refreshIfChanged(ctx, d)
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,18 +46,28 @@ func (s *Store) Count(ctx context.Context, view loops.Snapshot, d *loops.Decider
 	if err != nil {
 		return err
 	}
-	if err := s.finish(ctx, d, view.At); err != nil {
+	if err := tx.Rollback(ctx); err != nil {
+		return explain("end the count", err)
+	}
+	if err := s.finish(ctx, conn, d, view.At); err != nil {
 		return err
 	}
 	if view.Name != "" || time.Since(begun) > 10*time.Second {
-		s.log.Info("usage counted", "subjects", counted, "took", time.Since(begun).Round(time.Millisecond))
+		s.log.Info("usage counted", "subjects", counted, "took", time.Since(begun).Round(time.Millisecond).String())
 	}
 	return nil
 }
 
 func (s *Store) countView(ctx context.Context, tx pgx.Tx, d *loops.Decider) (counted int, err error) {
+	subscriptions := false
 	for i := range s.watches {
 		if err := s.reread(ctx, tx, &s.watches[i], d); err != nil {
+			return 0, err
+		}
+		subscriptions = subscriptions || s.watches[i].Role == loops.Subscriptions
+	}
+	if !subscriptions {
+		if err := s.forgetSubscriptions(ctx, tx, d); err != nil {
 			return 0, err
 		}
 	}
@@ -103,6 +114,7 @@ func (s *Store) reread(ctx context.Context, tx pgx.Tx, w *loops.Watch, d *loops.
 	defer rows.Close()
 	var changes []loops.Change
 	flush := func() error {
+		s.whole = s.whole && len(changes) == 0
 		_, err := s.count(ctx, changes, d)
 		changes = changes[:0]
 		return err
@@ -124,8 +136,30 @@ func (s *Store) reread(ctx context.Context, tx pgx.Tx, w *loops.Watch, d *loops.
 	return flush()
 }
 
+// forgetSubscriptions ends what a table said that is not watched any more.
+func (s *Store) forgetSubscriptions(ctx context.Context, tx pgx.Tx, d *loops.Decider) error {
+	rows, err := tx.Query(ctx, `SELECT key FROM tiergate.subscription`)
+	if err != nil {
+		return explain("read the subscriptions", err)
+	}
+	keys, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return explain("read the subscriptions", err)
+	}
+	for part := range slices.Chunk(keys, chunk) {
+		changes := make([]loops.Change, len(part))
+		for i, key := range part {
+			changes[i] = loops.Change{Role: loops.Subscriptions, Op: loops.Delete, Key: key}
+		}
+		if _, err := s.count(ctx, changes, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func scanRow(rows pgx.Rows, role loops.Role, fields []loops.Field) (loops.Change, error) {
-	c := loops.Change{Role: role, Op: loops.Update, Committed: time.Now(), Row: loops.Row{}}
+	c := loops.Change{Role: role, Op: loops.Update, Row: loops.Row{}}
 	var gone bool
 	texts := make([]*string, len(fields))
 	dest := []any{&c.Key, &gone}
@@ -167,7 +201,7 @@ func (s *Store) tally(ctx context.Context, tx pgx.Tx, i int, d *loops.Decider) (
 			n.subjects[t.Subject] = struct{}{}
 		}
 		_, err := s.transact(ctx, n, loops.Batch{}, true, func(st *loops.State, _ loops.Batch) error {
-			d.Recount(st, i, tallies)
+			d.Recount(st, i, now, tallies)
 			return nil
 		})
 		tallies = tallies[:0]
@@ -196,10 +230,14 @@ func (s *Store) tally(ctx context.Context, tx pgx.Tx, i int, d *loops.Decider) (
 
 // bounds returns now, the loop's horizon, and the earliest time that any of its windows reaches back to.
 func (s *Store) bounds(ctx context.Context, tx pgx.Tx, l *loops.Loop) (now, horizon, since time.Time, err error) {
-	var open *time.Time
-	err = tx.QueryRow(ctx, `SELECT tiergate.now(), (SELECT min(period_start) FROM `+s.access+` WHERE feature = $1)`, l.Feature).Scan(&now, &open)
-	if err != nil {
+	// The view's own clock may be the older one: what closed meanwhile must be over for both.
+	if err = s.conn.QueryRow(ctx, `SELECT tiergate.now()`).Scan(&now); err != nil {
 		return now, horizon, since, explain("read the clock", err)
+	}
+	var open *time.Time
+	err = tx.QueryRow(ctx, `SELECT min(period_start) FROM `+s.access+` WHERE feature = $1`, l.Feature).Scan(&open)
+	if err != nil {
+		return now, horizon, since, explain("find the oldest window", err)
 	}
 	horizon = l.Window.Horizon(now)
 	since = horizon
@@ -220,11 +258,11 @@ func (s *Store) usage() *loops.Watch {
 
 // finish brings every row in line with the plan, answers events that have no email row, and stores
 // the position together with the plan it was counted under.
-func (s *Store) finish(ctx context.Context, d *loops.Decider, at loops.Position) error {
+func (s *Store) finish(ctx context.Context, reader *pgx.Conn, d *loops.Decider, at loops.Position) error {
 	if err := s.refreshIfChanged(ctx, d); err != nil {
 		return err
 	}
-	if err := s.complete(ctx, d); err != nil {
+	if err := s.complete(ctx, reader, d); err != nil {
 		return err
 	}
 	if err := s.answerEvents(ctx, d); err != nil {
@@ -249,16 +287,14 @@ func (s *Store) answerEvents(ctx context.Context, d *loops.Decider) error {
 	if err != nil {
 		return explain("find events without an email", err)
 	}
-	for len(ids) > 0 {
-		n := min(len(ids), chunk)
-		changes := make([]loops.Change, n)
-		for i, id := range ids[:n] {
+	for part := range slices.Chunk(ids, chunk) {
+		changes := make([]loops.Change, len(part))
+		for i, id := range part {
 			changes[i] = loops.Change{Role: loops.Events, Event: id}
 		}
 		if _, err := s.count(ctx, changes, d); err != nil {
 			return err
 		}
-		ids = ids[n:]
 	}
 	return nil
 }

@@ -47,6 +47,11 @@ func Script(ctx context.Context, conn *pgx.Conn, o InstallOptions) ([]string, er
 	if err != nil {
 		return nil, err
 	}
+	if have.foreign {
+		return nil, &loops.Fault{Step: "install", Kind: loops.Permanent,
+			Err:  fmt.Errorf("there is a table %s.feature_access already, and it is not the sidecar's", o.Schema),
+			Hint: "rename it: ALTER TABLE " + ident(o.Schema, "feature_access") + " RENAME TO feature_access_old"}
+	}
 	steps, files, err := migrations(have.version)
 	if err != nil {
 		return nil, err
@@ -64,14 +69,24 @@ func Script(ctx context.Context, conn *pgx.Conn, o InstallOptions) ([]string, er
 	if len(roles) == 0 {
 		roles = have.readers
 	}
-	grants := grantStatements(o.Schema, roles, have.exposed)
-	fingerprint := digest(files, access, helpers, grants, o)
-	if have.fingerprint != fingerprint || !have.access || len(steps) > 0 {
+	grants := grantStatements(o.Schema, roles, have.role)
+	fingerprint, granted := digest(files, access, helpers), digest(grants)
+	stale := have.fingerprint != fingerprint || !have.access || len(steps) > 0
+	if stale {
 		if !have.access {
 			steps = append(steps, "DELETE FROM tiergate.meta WHERE key IN ('counted', 'plan')")
+			if have.version > 0 {
+				steps = append(steps, newEpisodes)
+			}
 		}
-		steps = append(append(append(steps, access), helpers...), grants...)
+		steps = append(append(steps, access), helpers...)
+		if !have.access {
+			steps = append(steps, revokeDefaults(o.Schema))
+		}
 		steps = append(steps, setMetaSQL("version", strconv.Itoa(len(files))), setMetaSQL("fingerprint", fingerprint))
+	}
+	if stale || (have.owned && have.granted != granted) {
+		steps = append(append(steps, grants...), setMetaSQL("grants", granted))
 	}
 	if have.version == 0 {
 		home, err := homeOf(ctx, conn)
@@ -85,6 +100,11 @@ func Script(ctx context.Context, conn *pgx.Conn, o InstallOptions) ([]string, er
 	publications, err := publicationStatements(ctx, conn, o)
 	return append(steps, publications...), err
 }
+
+// newEpisodes lets rows that are made again begin behind every episode that was ever answered: a prompt
+// is sent once for each, and theirs are others.
+const newEpisodes = `INSERT INTO tiergate.meta (key, value) VALUES ('first_episode', extract(epoch FROM now())::bigint::text)
+	ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value`
 
 func setMetaSQL(key, value string) string {
 	return fmt.Sprintf("INSERT INTO tiergate.meta (key, value) VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value",
@@ -118,7 +138,7 @@ func installFault(statement string, err error) error {
 	first, _, _ := strings.Cut(stripComments(statement), "\n")
 	fault := &loops.Fault{}
 	if errors.As(explain("install", err), &fault) {
-		fault.Step = "install: " + strings.TrimSpace(first)
+		fault.Step = "install: " + strings.TrimRight(first, "; ")
 		fault.Kind = loops.Permanent
 		if strings.Contains(fault.Err.Error(), "42501") {
 			fault.Hint = "let an owner of these tables run it: `sidecar install --print` prints the SQL. Then `run` needs no ownership"
@@ -133,28 +153,43 @@ func stripComments(statement string) string {
 	return strings.TrimSpace(strings.Join(slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, "--") }), "\n"))
 }
 
+// ours is the condition that the table t is a feature_access that some sidecar made.
+const ours = `coalesce(obj_description(t, 'pg_class') LIKE 'Tiergate:%', false)`
+
 // state is what is installed already.
 type state struct {
 	version     int
 	fingerprint string
+	granted     string   // digest of the grants
+	owner       string   // of schema tiergate
+	owned       bool     // by the sidecar's role, or by one it belongs to
 	access      bool     // feature_access is there
-	readers     []string // roles that may read the usage table
-	exposed     []string // roles that a hosted API hands to strangers
+	foreign     bool     // and is the application's own
+	role        string   // the sidecar's own
+	readers     []string // other roles that may read the usage table
 }
 
 func installed(ctx context.Context, conn *pgx.Conn, o InstallOptions) (state, error) {
 	var st state
-	var meta bool
-	err := conn.QueryRow(ctx, `SELECT to_regclass('tiergate.meta') IS NOT NULL, to_regclass($1) IS NOT NULL,
-		ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname IN ('anon', 'authenticated') ORDER BY 1)`,
-		ident(o.Schema, "feature_access")).Scan(&meta, &st.access, &st.exposed)
+	var meta, readable bool
+	err := conn.QueryRow(ctx, `SELECT m.oid IS NOT NULL, t IS NOT NULL, t IS NOT NULL AND NOT `+ours+`, current_user::text,
+			coalesce(pg_get_userbyid(n.nspowner)::text, ''), coalesce(pg_has_role(current_user, n.nspowner, 'USAGE'), false),
+			coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(m.oid, 'SELECT'), false)
+		FROM (SELECT to_regclass($1) t) access LEFT JOIN pg_namespace n ON n.nspname = 'tiergate'
+			LEFT JOIN pg_class m ON m.relnamespace = n.oid AND m.relname = 'meta'`,
+		ident(o.Schema, "feature_access")).Scan(&meta, &st.access, &st.foreign, &st.role, &st.owner, &st.owned, &readable)
 	if err != nil {
 		return st, explain("look at what is installed", err)
 	}
+	if meta && !readable {
+		return st, &loops.Fault{Step: "look at what is installed", Kind: loops.Permanent,
+			Err:  fmt.Errorf("%s installed it, and %s may not use it", st.owner, st.role),
+			Hint: strings.Join(workGrants(o.Schema, st.role), "; ") + ";"}
+	}
 	if meta {
 		var version string
-		err := conn.QueryRow(ctx, `SELECT coalesce((SELECT value FROM tiergate.meta WHERE key = 'version'), '0'),
-			coalesce((SELECT value FROM tiergate.meta WHERE key = 'fingerprint'), '')`).Scan(&version, &st.fingerprint)
+		err := conn.QueryRow(ctx, `SELECT coalesce(max(value) FILTER (WHERE key = 'version'), '0'), coalesce(max(value) FILTER (WHERE key = 'fingerprint'), ''),
+			coalesce(max(value) FILTER (WHERE key = 'grants'), '') FROM tiergate.meta`).Scan(&version, &st.fingerprint, &st.granted)
 		if err != nil {
 			return st, explain("look at what is installed", err)
 		}
@@ -235,17 +270,37 @@ func rank(order []string, file string) int {
 	return len(order)
 }
 
-// grantStatements let the application's roles read the flags and call the functions, and nobody else.
-func grantStatements(schema string, roles, exposed []string) []string {
+// revokeDefaults takes a new feature_access from everybody whom default privileges gave it to: on
+// Supabase anon and authenticated, elsewhere roles that write all other tables.
+func revokeDefaults(schema string) string {
+	access := ident(schema, "feature_access")
+	return fmt.Sprintf(`DO $do$ DECLARE role text; BEGIN
+    FOR role IN SELECT DISTINCT quote_ident(r.rolname)
+        FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee
+        WHERE c.oid = %s::regclass AND a.grantee <> c.relowner
+    LOOP EXECUTE %s || role; END LOOP;
+END $do$`, literal(access), literal("REVOKE ALL ON "+access+" FROM "))
+}
+
+// grantStatements let readers read the flags and call the functions, and give the sidecar's role what
+// it needs where another one owns the tables.
+func grantStatements(schema string, readers []string, role string) []string {
 	access := ident(schema, "feature_access")
 	steps := []string{"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tiergate FROM PUBLIC"}
-	for _, role := range exposed {
-		steps = append(steps, "REVOKE ALL ON "+access+" FROM "+ident(role))
+	for _, reader := range readers {
+		steps = append(steps, "GRANT SELECT ON "+access+" TO "+ident(reader),
+			"GRANT USAGE ON SCHEMA tiergate TO "+ident(reader),
+			"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA tiergate TO "+ident(reader))
 	}
-	for _, role := range roles {
-		steps = append(steps, "GRANT SELECT ON "+access+" TO "+ident(role),
-			"GRANT USAGE ON SCHEMA tiergate TO "+ident(role),
-			"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA tiergate TO "+ident(role))
+	return append(steps, workGrants(schema, role)...)
+}
+
+// workGrants give a role what the sidecar does once it is installed.
+func workGrants(schema, role string) []string {
+	return []string{
+		"GRANT SELECT, INSERT, UPDATE, DELETE ON " + ident(schema, "feature_access") + " TO " + ident(role),
+		"GRANT USAGE ON SCHEMA tiergate TO " + ident(role),
+		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tiergate TO " + ident(role),
+		"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA tiergate TO " + ident(role),
 	}
-	return steps
 }

@@ -104,19 +104,25 @@ func holderOf(ctx context.Context, conn *pgx.Conn) string {
 	return text
 }
 
-// Hold returns when the lease's session is lost, with Deposed, or when ctx ends.
-func (l *Lease) Hold(ctx context.Context) error {
+// Hold looks at the database through the lease's session every so often, which also shows that the
+// session lives. It returns when that is lost, with Deposed, when look fails, or when ctx ends.
+func (l *Lease) Hold(ctx context.Context, look func(context.Context, *pgx.Conn) error) error {
 	for {
+		bounded, cancel := context.WithTimeout(ctx, leasePing)
+		err := look(bounded, l.conn)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && l.conn.IsClosed():
+			return &loops.Fault{Step: "hold the lease", Err: errors.Join(errors.New("its session is lost"), err), Kind: loops.Deposed}
+		case err != nil:
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(leasePing):
-		}
-		ping, cancel := context.WithTimeout(ctx, leasePing)
-		err := l.conn.Ping(ping)
-		cancel()
-		if err != nil && ctx.Err() == nil {
-			return &loops.Fault{Step: "hold the lease", Err: errors.Join(errors.New("its session is lost"), err), Kind: loops.Deposed}
 		}
 	}
 }

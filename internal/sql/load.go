@@ -23,8 +23,8 @@ func needsOf(changes []loops.Change) needs {
 		c := &changes[i]
 		switch c.Role {
 		case loops.Usage:
-			if c.Use.Subject != "" && !c.Use.Refused {
-				n.subjects[c.Use.Subject] = struct{}{}
+			if !c.Use.Refused {
+				n.add(c.Use.Subject)
 			}
 		case loops.Events:
 			n.events = append(n.events, c.Event)
@@ -37,12 +37,17 @@ func needsOf(changes []loops.Change) needs {
 			if c.OldKey != "" {
 				*keys = append(*keys, c.OldKey)
 			}
-			if v := c.Row[loops.FieldSubject]; v.Text != "" {
-				n.subjects[v.Text] = struct{}{}
-			}
+			n.add(c.Row[loops.FieldSubject].Text)
 		}
 	}
 	return n
+}
+
+// add names a subject, unless it is none.
+func (n *needs) add(subject string) {
+	if subject != "" && subject != loops.AnySubject {
+		n.subjects[subject] = struct{}{}
+	}
 }
 
 // load begins the state of one decision inside tx.
@@ -54,7 +59,7 @@ func (s *Store) load(ctx context.Context, tx pgx.Tx, n needs, due bool) (*loops.
 		return nil, explain("read the clock", err)
 	}
 	st := loops.NewState(now, shift, len(s.plan.Loops))
-	st.Sparse = s.sparse
+	st.Sparse, st.FirstEpisode = s.sparse, s.firstEpisode
 	if err := s.loadNamed(ctx, tx, n, due, now); err != nil {
 		return nil, err
 	}

@@ -109,7 +109,11 @@ func (o *Outbox) Claim(ctx context.Context) (*loops.Email, loops.PromptData, tim
 	}
 	for {
 		e, err := o.next(ctx)
-		if err != nil || e == nil {
+		if err != nil {
+			return nil, loops.PromptData{}, wake, err
+		}
+		if e == nil {
+			wake, err = o.nextDue(ctx)
 			return nil, loops.PromptData{}, wake, err
 		}
 		data, reason, err := o.prompt(ctx, e)
@@ -161,6 +165,15 @@ func (o *Outbox) next(ctx context.Context) (*loops.Email, error) {
 		e.FirstTry = orZero(first)
 		return &e, nil
 	}
+}
+
+// nextDue returns when an email that waits for its next attempt is due: outboxPause from now at the
+// latest, because nobody rings when somebody else queues one.
+func (o *Outbox) nextDue(ctx context.Context) (time.Time, error) {
+	var pause time.Duration
+	err := o.conn.QueryRow(ctx, `SELECT least(min(next_at) - tiergate.now(), $1::interval) FROM tiergate.email
+		WHERE status IN ('queued', 'sending')`, outboxPause).Scan(&pause)
+	return time.Now().Add(pause), explain("find the next email", err)
 }
 
 // prompt loads what the template needs, and asks once more whether the email still has a reason.

@@ -80,11 +80,12 @@ func publicationStatements(ctx context.Context, conn *pgx.Conn, o InstallOptions
 }
 
 // PublicationState identifies the publications as they are now: a stream read under others does not
-// join.
+// join. A table that left and came back is another membership, and an option that was changed and set
+// right again is another version of the row: rows may be missing in between.
 func PublicationState(ctx context.Context, conn *pgx.Conn) (string, error) {
 	var text string
-	err := conn.QueryRow(ctx, `SELECT coalesce(string_agg(p.oid::text || ':' || (SELECT coalesce(string_agg(r.prrelid::text, ',' ORDER BY r.prrelid), '')
-			FROM pg_publication_rel r WHERE r.prpubid = p.oid), ' ' ORDER BY p.pubname), '')
+	err := conn.QueryRow(ctx, `SELECT coalesce(string_agg(concat(p.oid, '.', p.xmin, ':', (SELECT string_agg(r.oid::text, ',' ORDER BY r.oid)
+			FROM pg_publication_rel r WHERE r.prpubid = p.oid)), ' ' ORDER BY p.pubname), '')
 		FROM pg_publication p WHERE p.pubname = ANY($1)`, []string{UsagePublication, StatePublication}).Scan(&text)
 	return text, explain("look at the publications", err)
 }

@@ -20,23 +20,29 @@ func (s *Store) refreshIfChanged(ctx context.Context, d *loops.Decider) error {
 	if err := s.writePlan(ctx); err != nil {
 		return err
 	}
-	if err := s.refresh(ctx, d, `NOT deleted`); err != nil {
+	if err := s.refresh(ctx, s.conn, d, `NOT deleted`); err != nil {
 		return err
 	}
 	return s.setMeta(ctx, "plan", want)
 }
 
-// complete gives rows to the subjects that a count found without them.
-func (s *Store) complete(ctx context.Context, d *loops.Decider) error {
+// complete gives rows to the subjects that a count found without them. It looks at all of them, so it
+// reads through a session that may take its time, and only after something was found.
+func (s *Store) complete(ctx context.Context, reader *pgx.Conn, d *loops.Decider) error {
+	if s.whole {
+		return nil
+	}
 	which := fmt.Sprintf(`NOT deleted AND (tier <> '%s' OR NOT %t) AND (SELECT count(*) FROM %s fa WHERE fa.subject_id = s.subject_id) < %d`,
 		loops.DefaultTier, s.sparse, s.access, len(s.plan.Loops))
-	return s.refresh(ctx, d, which)
+	err := s.refresh(ctx, reader, d, which)
+	s.whole = err == nil
+	return err
 }
 
 // refresh lets the decider look at every subject that a condition names, in paced transactions.
-func (s *Store) refresh(ctx context.Context, d *loops.Decider, which string) error {
+func (s *Store) refresh(ctx context.Context, reader *pgx.Conn, d *loops.Decider, which string) error {
 	for last := ""; ; {
-		rows, err := s.conn.Query(ctx, `SELECT subject_id FROM tiergate.subject s WHERE subject_id > $1 AND `+which+` ORDER BY 1 LIMIT $2`, last, chunk)
+		rows, err := reader.Query(ctx, `SELECT subject_id FROM tiergate.subject s WHERE subject_id > $1 AND `+which+` ORDER BY 1 LIMIT $2`, last, chunk)
 		if err != nil {
 			return explain("bring rows in line with the plan", err)
 		}
@@ -87,7 +93,9 @@ func (s *Store) writePlan(ctx context.Context) error {
 				remaining = EXCLUDED.remaining, reason = EXCLUDED.reason, message = EXCLUDED.message, updated_at = EXCLUDED.updated_at`,
 			loops.AnySubject, l.Feature, allowed, loops.DefaultTier, nullLimit(limit), nullText(reason), nullText(message))
 	}
-	batch.Queue(`DELETE FROM `+s.access+` WHERE feature <> ALL($1)`, features)
+	batch.Queue(`WITH gone AS (DELETE FROM `+s.access+` WHERE feature <> ALL($1) RETURNING 1)
+		INSERT INTO tiergate.meta (key, value) SELECT 'first_episode', extract(epoch FROM now())::bigint::text FROM gone LIMIT 1
+		ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value`, features)
 	tx, err := s.conn.Begin(ctx)
 	if err != nil {
 		return explain("store the plan", err)

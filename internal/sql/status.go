@@ -156,11 +156,16 @@ func Uninstall(ctx context.Context, conn *pgx.Conn, schema string) error {
 		"DROP PUBLICATION IF EXISTS " + UsagePublication,
 		"DROP PUBLICATION IF EXISTS " + StatePublication,
 		"DROP SCHEMA IF EXISTS tiergate CASCADE",
-		"DROP TABLE IF EXISTS " + ident(schema, "feature_access"),
 	} {
 		if _, err := conn.Exec(ctx, statement); err != nil {
 			return explain(statement, err)
 		}
 	}
-	return nil
+	access := ident(schema, "feature_access")
+	var drop bool
+	err := conn.QueryRow(ctx, `SELECT t IS NOT NULL AND `+ours+` FROM (SELECT to_regclass($1) t) access`, access).Scan(&drop)
+	if err == nil && drop {
+		_, err = conn.Exec(ctx, "DROP TABLE "+access)
+	}
+	return explain("drop "+access, err)
 }

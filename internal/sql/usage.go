@@ -40,6 +40,17 @@ func timeOf(w *loops.Watch, f loops.Field) string {
 	}
 }
 
+// spanOf is a watched column within the span of times that loops.ParseTime gives.
+func spanOf(w *loops.Watch, f loops.Field) string {
+	t := timeOf(w, f)
+	return fmt.Sprintf("CASE WHEN %s IS NOT NULL THEN greatest(least(%s, '9999-12-31 23:59:59.999999+00'), '0001-01-01 00:00:00.000001+00') END", t, t)
+}
+
+// owned is the condition that a row of a state table names somebody.
+func owned(w *loops.Watch) string {
+	return fmt.Sprintf("coalesce(%s, '') NOT IN ('', '%s')", textOf(w, loops.FieldSubject), loops.AnySubject)
+}
+
 func zoned(c loops.Column) bool {
 	return strings.Contains(c.Type, "with time zone") || strings.HasPrefix(c.Type, "timestamptz")
 }
@@ -60,22 +71,22 @@ func keyOf(w *loops.Watch) string {
 func matches(w *loops.Watch, l *loops.Loop) string {
 	switch {
 	case l.Trigger.Kind == loops.OnAPI && w.Has(loops.FieldEndpoint):
-		endpoint := ident(w.Columns[loops.FieldEndpoint].Name)
-		cond := fmt.Sprintf("rtrim(split_part(coalesce(%s, ''), '?', 1), '/') ~ %s", endpoint, literal(l.Trigger.Pattern()))
+		cond := fmt.Sprintf("rtrim(split_part(coalesce(%s, ''), '?', 1), '/') ~ %s", textOf(w, loops.FieldEndpoint), literal(l.Trigger.Pattern()))
 		if l.Trigger.Method != "" && w.Has(loops.FieldMethod) {
-			cond += fmt.Sprintf(" AND upper(%s) = %s", ident(w.Columns[loops.FieldMethod].Name), literal(strings.ToUpper(l.Trigger.Method)))
+			cond += fmt.Sprintf(" AND upper(%s) = %s", textOf(w, loops.FieldMethod), literal(strings.ToUpper(l.Trigger.Method)))
 		}
 		return cond
 	case w.Has(loops.FieldFeature):
-		return ident(w.Columns[loops.FieldFeature].Name) + " = " + literal(l.Feature)
+		return textOf(w, loops.FieldFeature) + " = " + literal(l.Feature)
 	default:
 		return "true"
 	}
 }
 
 // tallySQL counts a loop's uses for each subject: within the stored window or, where none is open,
-// since the later of $2 (the horizon) and the end of the last one. $1 is now, $3 the feature, $4 the
-// earliest time that can matter. Rows dated ahead of now count as of now.
+// since the later of $2 (the horizon) and the end of the last one. A window that is over at $1, which is
+// now, is not open: the view may be older than what closed it. $3 is the feature, $4 the earliest time
+// that can matter. Rows dated ahead of now count as of now.
 func tallySQL(w *loops.Watch, l *loops.Loop, access string) string {
 	at, since := "$1::timestamptz", "$4::timestamptz IS NOT NULL"
 	if c, ok := w.Columns[loops.FieldAt]; ok {
@@ -94,11 +105,11 @@ func tallySQL(w *loops.Watch, l *loops.Loop, access string) string {
 	if c, ok := w.Columns[loops.FieldStatus]; ok {
 		counted += fmt.Sprintf(" AND coalesce(%s < 400, true)", ident(c.Name))
 	}
-	return fmt.Sprintf(`SELECT u.subject_id, greatest(0, sum(u.n))::bigint AS used, min(u.at) AS first
+	return fmt.Sprintf(`SELECT u.subject_id, least(greatest(0, sum(u.n)), 9223372036854775807)::bigint AS used, min(u.at) AS first
 		FROM (SELECT %s AS subject_id, %s AS at, %s AS n FROM %s WHERE %s IS NOT NULL AND %s AND %s) u
 		LEFT JOIN %s fa ON fa.subject_id = u.subject_id AND fa.feature = $3
-		WHERE u.subject_id <> '*' AND u.subject_id <> '' AND CASE WHEN fa.resets_at IS NOT NULL THEN u.at >= fa.period_start AND u.at < fa.resets_at
-			ELSE u.at >= greatest($2::timestamptz, fa.closed_at) END
+		WHERE u.subject_id <> '*' AND u.subject_id <> '' AND CASE WHEN fa.resets_at > $1::timestamptz THEN u.at >= fa.period_start AND u.at < fa.resets_at
+			ELSE u.at >= greatest($2::timestamptz, fa.closed_at, fa.resets_at) END
 		GROUP BY u.subject_id`,
 		textOf(w, loops.FieldSubject), at, quantity, ident(w.Schema, w.Table), ident(w.Columns[loops.FieldSubject].Name),
 		counted, since, access)
@@ -107,13 +118,13 @@ func tallySQL(w *loops.Watch, l *loops.Loop, access string) string {
 // usersSQL lists how the users table differs from what is stored: rows to take over, and rows gone.
 func usersSQL(w *loops.Watch) string {
 	return fmt.Sprintf(`SELECT coalesce(u.key, s.user_key), u.key IS NULL AS gone, u.subject_id, u.email, u.name, u.customer
-		FROM (SELECT %s AS key, nullif(%s, '') AS subject_id, nullif(%s, '') AS email, nullif(%s, '') AS name, nullif(%s, '') AS customer FROM %s) u
+		FROM (SELECT %s AS key, nullif(%s, '') AS subject_id, nullif(%s, '') AS email, nullif(%s, '') AS name, nullif(%s, '') AS customer FROM %s WHERE %s) u
 		FULL JOIN (SELECT * FROM tiergate.subject WHERE user_key IS NOT NULL) s ON s.user_key = u.key
 		WHERE u.key IS NULL OR s.user_key IS NULL OR u.subject_id IS DISTINCT FROM s.subject_id
 			OR u.email IS DISTINCT FROM s.email OR u.name IS DISTINCT FROM s.name
 			OR (%t AND u.customer IS DISTINCT FROM s.customer)`,
 		keyOf(w), textOf(w, loops.FieldSubject), textOf(w, loops.FieldEmail), textOf(w, loops.FieldName), textOf(w, loops.FieldCustomer),
-		ident(w.Schema, w.Table), w.Has(loops.FieldCustomer))
+		ident(w.Schema, w.Table), owned(w), w.Has(loops.FieldCustomer))
 }
 
 // subscriptionsSQL lists how the subscriptions table differs from its mirror.
@@ -121,12 +132,12 @@ func subscriptionsSQL(w *loops.Watch) string {
 	return fmt.Sprintf(`SELECT coalesce(u.key, m.key), u.key IS NULL AS gone, u.subject_id, u.status, u.plan, u.price, u.customer,
 			u.period_start::text, u.period_end::text
 		FROM (SELECT %s AS key, %s AS subject_id, %s AS status, %s AS plan, %s AS price, %s AS customer,
-			%s AS period_start, %s AS period_end FROM %s) u
+			%s AS period_start, %s AS period_end FROM %s WHERE %s) u
 		FULL JOIN tiergate.subscription m ON m.key = u.key
 		WHERE u.key IS NULL OR m.key IS NULL OR u.subject_id IS DISTINCT FROM m.subject_id
 			OR lower(btrim(coalesce(u.status, ''))) <> m.status OR coalesce(u.plan, '') <> m.plan OR coalesce(u.price, '') <> m.price
 			OR coalesce(u.customer, '') <> m.customer OR u.period_start IS DISTINCT FROM m.period_start
 			OR u.period_end IS DISTINCT FROM m.period_end`,
 		keyOf(w), textOf(w, loops.FieldSubject), textOf(w, loops.FieldStatus), textOf(w, loops.FieldPlan), textOf(w, loops.FieldPrice),
-		textOf(w, loops.FieldCustomer), timeOf(w, loops.FieldPeriodStart), timeOf(w, loops.FieldPeriodEnd), ident(w.Schema, w.Table))
+		textOf(w, loops.FieldCustomer), spanOf(w, loops.FieldPeriodStart), spanOf(w, loops.FieldPeriodEnd), ident(w.Schema, w.Table), owned(w))
 }

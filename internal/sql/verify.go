@@ -19,7 +19,7 @@ type Finding struct {
 	Detail  string `json:"detail"`
 }
 
-// Purged counts the rows whose usage was deleted since it was counted: stored stays, as it should.
+// Report is what a comparison of the flags with the data found.
 type Report struct {
 	Compared int       `json:"compared"` // rows of feature_access that were compared
 	Purged   int       `json:"purged"`   // rows that hold more than the table still shows
@@ -96,7 +96,7 @@ func (s *Store) verifyLoop(ctx context.Context, i int, report *Report) error {
 		switch {
 		case have.count < c1.count:
 			report.add(id, l.Feature, "lost", fmt.Sprintf("used is %d, the table has at least %d", have.count, c1.count))
-		case have.count > c2.count && l.Trigger.Kind != "":
+		case have.count > c2.count:
 			report.Purged++
 		}
 	}
@@ -120,7 +120,7 @@ func (s *Store) tallies(ctx context.Context, l *loops.Loop) (map[string]windowCo
 		if err != nil {
 			return err
 		}
-		r, err := tx.Query(ctx, `SELECT t.subject_id, t.used, fa.period_start FROM (`+tallySQL(s.usage(), l, s.access)+`) t
+		r, err := tx.Query(ctx, `SELECT t.subject_id, t.used, CASE WHEN fa.resets_at <= $1 THEN NULL ELSE fa.period_start END FROM (`+tallySQL(s.usage(), l, s.access)+`) t
 			LEFT JOIN `+s.access+` fa ON fa.subject_id = t.subject_id AND fa.feature = $3`, now, horizon, l.Feature, since)
 		if err != nil {
 			return err
@@ -136,7 +136,7 @@ func (s *Store) tallies(ctx context.Context, l *loops.Loop) (map[string]windowCo
 			return err
 		}
 		// A row whose window holds nothing any more still has its window.
-		r, err = tx.Query(ctx, `SELECT subject_id, period_start FROM `+s.access+` WHERE feature = $1 AND period_start IS NOT NULL`, l.Feature)
+		r, err = tx.Query(ctx, `SELECT subject_id, period_start FROM `+s.access+` WHERE feature = $1 AND resets_at > $2`, l.Feature, now)
 		if err != nil {
 			return err
 		}

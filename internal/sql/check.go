@@ -1,0 +1,125 @@
+package sql
+
+import (
+	"context"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tiergate/tiergate/internal/loops"
+)
+
+// Server is what check looks at before anything is installed.
+type Server struct {
+	Version          int // 150018
+	VersionText      string
+	WALLevel         string
+	InRecovery       bool
+	User             string
+	Database         string
+	MayReplicate     bool
+	MayCreate        bool // schemas and publications in this database
+	SlotsMax         int
+	SlotsUsed        int // by others
+	SendersMax       int
+	SendersUsed      int
+	ConnectionsFree  int
+	RetainedWALLimit int64  // max_slot_wal_keep_size in bytes; negative: none
+	Host             string // what kind of hosted server this looks like; empty: none known
+}
+
+// Inspect looks at the server.
+func Inspect(ctx context.Context, conn *pgx.Conn) (Server, error) {
+	var s Server
+	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('wal_level'),
+			pg_is_in_recovery(), current_user::text, current_database()::text,
+			r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_roles m WHERE m.rolname IN ('rds_replication', 'rds_superuser') AND pg_has_role(current_user, m.oid, 'member')),
+			has_database_privilege(current_database(), 'CREATE'),
+			current_setting('max_replication_slots')::int, (SELECT count(*) FROM pg_replication_slots WHERE slot_name <> $1),
+			current_setting('max_wal_senders')::int, (SELECT count(*) FROM pg_stat_replication),
+			current_setting('max_connections')::int - (SELECT coalesce(sum(numbackends), 0) FROM pg_stat_database)
+				- CASE WHEN r.rolsuper THEN 0 ELSE current_setting('superuser_reserved_connections')::int END,
+			(SELECT CASE WHEN setting::bigint < 0 THEN -1 ELSE setting::bigint << 20 END FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
+			coalesce((SELECT min(k.host) FROM (VALUES ('rds_superuser', 'RDS'), ('supabase_admin', 'Supabase'), ('neon_superuser', 'Neon'),
+				('cloudsqlsuperuser', 'Cloud SQL'), ('azure_pg_admin', 'Azure')) k (role, host) JOIN pg_roles ON rolname = k.role), '')
+		FROM pg_roles r WHERE r.rolname = current_user`, Slot).
+		Scan(&s.Version, &s.VersionText, &s.WALLevel, &s.InRecovery, &s.User, &s.Database, &s.MayReplicate, &s.MayCreate,
+			&s.SlotsMax, &s.SlotsUsed, &s.SendersMax, &s.SendersUsed, &s.ConnectionsFree, &s.RetainedWALLimit, &s.Host)
+	return s, explain("look at the server", err)
+}
+
+// Rights is what the session's role may do with a watched table, and what counting it will cost.
+type Rights struct {
+	Owner     string
+	Owned     bool  // by the role, or by one it belongs to: it may publish the table
+	MayUse    bool  // the table's schema
+	MayRead   bool  // every watched column
+	Filtered  bool  // row-level security hides rows from the role
+	TimeIndex bool  // an index begins with the time column; true where there is no such column
+	Estimate  int64 // rows, as the planner thinks; negative: unknown
+}
+
+// RightsOn looks at one watched table.
+func RightsOn(ctx context.Context, conn *pgx.Conn, w *loops.Watch) (Rights, error) {
+	names := append([]string{}, w.Key...)
+	for _, c := range w.Columns {
+		names = append(names, c.Name)
+	}
+	var r Rights
+	err := conn.QueryRow(ctx, `SELECT pg_get_userbyid(c.relowner)::text, pg_has_role(current_user, c.relowner, 'USAGE'),
+			has_schema_privilege(n.oid, 'USAGE'),
+			(SELECT bool_and(has_column_privilege(c.oid, name, 'SELECT')) FROM unnest($3::text[]) name),
+			row_security_active(c.oid),
+			$4 = '' OR EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+				WHERE i.indrelid = c.oid AND i.indisvalid AND a.attname = $4),
+			c.reltuples::bigint
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2`,
+		w.Schema, w.Table, names, w.Columns[loops.FieldAt].Name).
+		Scan(&r.Owner, &r.Owned, &r.MayUse, &r.MayRead, &r.Filtered, &r.TimeIndex, &r.Estimate)
+	return r, explain("look at table "+w.Table, err)
+}
+
+// SchemaRights reports what the session's role may do in the application's schema.
+func SchemaRights(ctx context.Context, conn *pgx.Conn, schema string) (exists, use, create bool, err error) {
+	err = conn.QueryRow(ctx, `SELECT n.oid IS NOT NULL, coalesce(has_schema_privilege(n.oid, 'USAGE'), false), coalesce(has_schema_privilege(n.oid, 'CREATE'), false)
+		FROM (SELECT) one LEFT JOIN pg_namespace n ON n.nspname = $1`, schema).Scan(&exists, &use, &create)
+	return exists, use, create, explain("look at schema "+schema, err)
+}
+
+// mostDistinct is how many different values check shows to a person.
+const mostDistinct = 50
+
+// Distinct lists what different values some columns of a watched table hold together, up to fifty of
+// them; "" stands for NULL.
+func Distinct(ctx context.Context, conn *pgx.Conn, w *loops.Watch, fields ...loops.Field) ([][]string, error) {
+	columns := make([]string, len(fields))
+	for i, f := range fields {
+		columns[i] = "coalesce(" + textOf(w, f) + ", '')"
+	}
+	rows, err := conn.Query(ctx, "SELECT DISTINCT ARRAY["+strings.Join(columns, ", ")+"] FROM "+ident(w.Schema, w.Table)+" ORDER BY 1 LIMIT $1", mostDistinct)
+	if err != nil {
+		return nil, explain("read table "+w.Table, err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowTo[[]string])
+	return found, explain("read table "+w.Table, err)
+}
+
+// Installation is what stands in the database, compared with this version.
+type Installation struct {
+	Version int  // 0: not installed
+	Access  bool // feature_access is there
+	Missing int  // statements that install would run
+}
+
+// LookAtInstallation tells what install would do.
+func LookAtInstallation(ctx context.Context, conn *pgx.Conn, o InstallOptions) (Installation, error) {
+	have, err := installed(ctx, conn, o)
+	if err != nil {
+		return Installation{}, err
+	}
+	script, err := Script(ctx, conn, o)
+	return Installation{Version: have.version, Access: have.access, Missing: len(script)}, err
+}
+
+// Quote quotes a name for a statement that a person is told to run.
+func Quote(parts ...string) string { return ident(parts...) }
