@@ -112,8 +112,8 @@ func (x *bench) start(conn *pgx.Conn) (stop func() (peakMB float64)) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return sync.OnceValue(func() float64 {
-		c.Process.Signal(os.Interrupt) //nolint:errcheck // it may have ended
-		c.Wait()                       //nolint:errcheck // killed by us
+		c.Process.Signal(os.Interrupt)
+		c.Wait()
 		return peakMB(c.ProcessState)
 	})
 }

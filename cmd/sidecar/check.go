@@ -77,7 +77,7 @@ func (k *checkup) all(ctx context.Context, dir string) {
 		k.faults("connection", err)
 		return
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // only read from
+	defer conn.Close(context.WithoutCancel(ctx))
 	server, err := sql.Inspect(ctx, conn)
 	if err != nil {
 		k.faults("server", err)

@@ -27,7 +27,7 @@ func inDatabase(c *cobra.Command, work func(ctx context.Context, conn *pgx.Conn,
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(c.Context())) //nolint:errcheck // the session is given up either way
+	defer conn.Close(context.WithoutCancel(c.Context()))
 	return work(c.Context(), conn, p)
 }
 
@@ -103,7 +103,7 @@ func uninstallCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the session is given up either way
+			defer conn.Close(context.WithoutCancel(ctx))
 			schema, err := schemaOf(ctx, conn, settings)
 			if err != nil {
 				return err

@@ -105,7 +105,7 @@ func prepare(ctx context.Context, dir string) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // only read from
+	defer conn.Close(ctx)
 	return match(ctx, conn, s, plan)
 }
 

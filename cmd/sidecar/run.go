@@ -93,7 +93,7 @@ func (s *sidecar) session(ctx context.Context) error {
 		return err
 	}
 	for _, note := range p.notes {
-		s.log.Info(note)
+		s.log.Info("tables", "note", note)
 	}
 	mails, err := mailer(p.settings)
 	if err != nil {
@@ -152,7 +152,7 @@ func (s *sidecar) install(ctx context.Context, p *prepared) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the session is given up either way
+	defer conn.Close(context.WithoutCancel(ctx))
 	changed, err := sql.Install(ctx, conn, p.install())
 	if changed {
 		s.log.Info("installed", "schema", "tiergate", "flags", p.schema+".feature_access")
@@ -166,7 +166,7 @@ func dropStream(ctx context.Context, p *prepared) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the session is given up either way
+	defer conn.Close(context.WithoutCancel(ctx))
 	return sql.GiveUpSlot(ctx, conn)
 }
 
@@ -221,7 +221,7 @@ func facts(url string) func(context.Context) (cdc.Facts, error) {
 		if err != nil {
 			return cdc.Facts{}, err
 		}
-		defer conn.Close(ctx) //nolint:errcheck // only read from
+		defer conn.Close(ctx)
 		st, err := sql.Replication(ctx, conn)
 		return cdc.Facts{Exists: st.Exists, Plugin: st.Plugin, Database: st.Database, ThisDatabase: st.ThisDatabase, Lost: st.Lost,
 			ConfirmedFlush: st.ConfirmedFlush, Publications: st.Publications}, err

@@ -29,7 +29,7 @@ func readStatus(ctx context.Context, p *prepared) (sql.Status, error) {
 	if err != nil {
 		return sql.Status{}, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // only read from
+	defer conn.Close(context.WithoutCancel(ctx))
 	return sql.ReadStatus(ctx, conn, p.schema)
 }
 

@@ -164,22 +164,31 @@ func (p *Postgres) connect(ctx context.Context) (*pgconn.PgConn, pglogrepl.Ident
 func closeConn(conn *pgconn.PgConn) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	conn.Close(ctx) //nolint:errcheck // the session is given up either way
+	conn.Close(ctx)
 }
 
-// ways out of what the server says to a replication connection, by SQLSTATE.
-var ways = map[string]struct {
-	kind loops.Kind
-	hint string
-}{
-	"42704": {loops.Gap, "slot or publication is gone; usage is counted again"},
-	"55000": {loops.Gap, "set wal_level = logical and restart the server; if it is, the slot was invalidated and usage is counted again"},
-	"42501": {loops.Permanent, "the sidecar's role needs replication rights: ALTER ROLE … REPLICATION (RDS: GRANT rds_replication TO …)"},
-	"28000": {loops.Permanent, "pg_hba.conf or the pooler does not allow replication connections: set DIRECT_URL to the database itself"},
-	"08P01": {loops.Permanent, "a connection pooler stands in between: set DIRECT_URL to the database itself"},
-	"53400": {loops.Transient, "raise max_replication_slots or max_wal_senders and restart the server"},
-	"53300": {loops.Transient, "raise max_wal_senders or max_connections"},
-	"55006": {loops.Transient, "another process follows the slot; it is given up when that one is gone"},
+// wayOut says what can be done about an error of a replication connection, by SQLSTATE.
+func wayOut(code string) (kind loops.Kind, hint string) {
+	switch code {
+	case "42704":
+		return loops.Gap, "slot or publication is gone; usage is counted again"
+	case "55000":
+		return loops.Gap, "the slot was invalidated; usage is counted again"
+	case "42501":
+		return loops.Permanent, "the sidecar's role needs replication rights: ALTER ROLE … REPLICATION (RDS: GRANT rds_replication TO …)"
+	case "28000":
+		return loops.Permanent, "pg_hba.conf or the pooler does not allow replication connections: set DIRECT_URL to the database itself"
+	case "08P01":
+		return loops.Permanent, "a connection pooler stands in between: set DIRECT_URL to the database itself"
+	case "53400":
+		return loops.Transient, "raise max_replication_slots or max_wal_senders and restart the server"
+	case "53300":
+		return loops.Transient, "raise max_wal_senders or max_connections"
+	case "55006":
+		return loops.Transient, "another process follows the slot; it is given up when that one is gone"
+	default:
+		return loops.Transient, ""
+	}
 }
 
 // explain turns an error of the replication connection into a fault with a way out.
@@ -188,12 +197,9 @@ func explain(step string, err error) error {
 	if !errors.As(err, &pg) {
 		return &loops.Fault{Step: step, Err: err, Kind: loops.Transient}
 	}
-	way, ok := ways[pg.Code]
-	if !ok {
-		way.kind = loops.Transient
-	}
+	kind, hint := wayOut(pg.Code)
 	if pg.Code == "55000" && strings.Contains(pg.Message, "wal_level") {
-		way.kind, way.hint = loops.Permanent, "ALTER SYSTEM SET wal_level = 'logical', then restart the server"
+		kind, hint = loops.Permanent, "ALTER SYSTEM SET wal_level = 'logical', then restart the server"
 	}
-	return &loops.Fault{Step: step, Err: fmt.Errorf("%s (SQLSTATE %s)", pg.Message, pg.Code), Kind: way.kind, Hint: way.hint}
+	return &loops.Fault{Step: step, Err: fmt.Errorf("%s (SQLSTATE %s)", pg.Message, pg.Code), Kind: kind, Hint: hint}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tiergate/tiergate/internal/loops"
+	"github.com/tiergate/tiergate/internal/spell"
 )
 
 // Database is a connection string that was understood. Printed, it shows user, host and database and
@@ -220,7 +221,7 @@ func (d *Database) parameters(in url.Values) (url.Values, error) {
 		case slices.Contains(serverParameters(), name):
 			out.Set(name, text)
 		case strings.HasPrefix(name, "ssl") && !slices.Contains([]string{"sslaccept", "sslidentity", "sslfactory", "sslcompression"}, name):
-			return nil, refuse(meant(closest(name, serverParameters())), "the parameter %s is unknown", name)
+			return nil, refuse(meant(spell.Closest(name, serverParameters())), "the parameter %s is unknown", name)
 		default:
 			d.Ignored = append(d.Ignored, name)
 			d.Pooler = d.Pooler || (name == "pgbouncer" && text == "true")

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/tiergate/tiergate/internal/loops"
+	"github.com/tiergate/tiergate/internal/spell"
 )
 
 // table finds the table of a role: the one that the settings name, else the one with a usual name.
@@ -88,7 +89,7 @@ func (r *recogniser) configured(rule roleRule, text string) *CatalogTable {
 		for i := range r.catalog {
 			names = append(names, r.catalog[i].Name)
 		}
-		r.fail(rule.name, meant(closest(name.text, names)), "there is no table %s; there is %s", text, r.overview())
+		r.fail(rule.name, meant(spell.Closest(name.text, names)), "there is no table %s; there is %s", text, r.overview())
 		return nil
 	case 1:
 		return found[0]
@@ -190,7 +191,7 @@ func (r *recogniser) configuredColumn(setting string, c columnRule, table *Catal
 		for _, c := range table.Columns {
 			names = append(names, c.Name)
 		}
-		r.fail(setting, meant(closest(name.text, names)), "%s has no column %s; it has %s", table, text, table.columnNames())
+		r.fail(setting, meant(spell.Closest(name.text, names)), "%s has no column %s; it has %s", table, text, table.columnNames())
 	case !c.fits(column.Type):
 		r.fail(setting, fmt.Sprintf("name a column that is %s", c.want), "%s.%s is %s, and not %s", table, column.Name, column.Type, c.want)
 		ok = false

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tiergate/tiergate/internal/loops"
+	"github.com/tiergate/tiergate/internal/spell"
 )
 
 // Settings is the wiring: everything about an installation that is not a loop. It can be printed and
@@ -187,7 +188,7 @@ func leftOver(env environment, known map[string]setting) (unsupported []string, 
 	for _, name := range env.names() {
 		text, from, _ := env.lookup(name)
 		short, ours := strings.CutPrefix(name, envPrefix)
-		near := closest(short, slices.Collect(maps.Keys(variables)))
+		near := spell.Closest(short, slices.Collect(maps.Keys(variables)))
 		fault := loops.Fault{Step: name + " in " + from, Err: errors.New("unknown setting"), Hint: meant(variables[near])}
 		switch {
 		case text == "" || variables[short] == name:

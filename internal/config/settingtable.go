@@ -210,7 +210,7 @@ func parseMode(text string) (EmailMode, error) {
 		var m EmailMode
 		for entry := range strings.SplitSeq(rest, ",") {
 			entry = strings.TrimSpace(entry)
-			if !isAddress(entry) && !(strings.HasPrefix(entry, "@") && isAddress("any"+entry)) {
+			if domain := strings.HasPrefix(entry, "@") && isAddress("any"+entry); !domain && !isAddress(entry) {
 				return m, fmt.Errorf("%q is neither an address nor an @domain", entry)
 			}
 			m.Allow = append(m.Allow, entry)

@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 
 	"github.com/tiergate/tiergate/internal/loops"
+	"github.com/tiergate/tiergate/internal/spell"
 )
 
 // sidecarFile is the name of the wiring file in the working directory.
@@ -118,7 +119,7 @@ func (r *sidecarReader) entry(group string, entry *ast.MappingValueNode) {
 	for known := range r.known {
 		names = append(names, known)
 	}
-	r.fail(entry.Key.GetToken(), name, meant(closest(name, names)), "unknown setting")
+	r.fail(entry.Key.GetToken(), name, meant(spell.Closest(name, names)), "unknown setting")
 }
 
 func (r *sidecarReader) pairs(s setting, n *ast.MappingNode) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/tiergate/tiergate/internal/loops"
+	"github.com/tiergate/tiergate/internal/spell"
 )
 
 const nameHint = "1 to 64 of a–z, 0–9, '_', '-' and '.'"
@@ -82,7 +83,7 @@ func unknownHint(path, key string, keys []validateKey) string {
 			names = append(names, k.name)
 		}
 	}
-	if name := closest(key, names); name != "" {
+	if name := spell.Closest(key, names); name != "" {
 		return meant(name)
 	}
 	homes := map[string]string{
@@ -139,7 +140,7 @@ func (v *validation) choice(n *node, path string, now, later []string) string {
 	case slices.Contains(later, n.text):
 		v.later(n.at, path, nodeQuote(n.text), "this version takes "+validateChoices(now))
 	default:
-		v.fail(n.at, meant(closest(n.text, now)), "%s: expected %s, found %s", path, validateChoices(now), nodeQuote(n.text))
+		v.fail(n.at, meant(spell.Closest(n.text, now)), "%s: expected %s, found %s", path, validateChoices(now), nodeQuote(n.text))
 	}
 	return ""
 }
@@ -248,7 +249,7 @@ func (v *validation) limits(n *node, path string) map[string]loops.Limit {
 	}
 	if _, ok := limits[loops.DefaultTier]; !ok {
 		hint := fmt.Sprintf("write %s; %s is the tier of everybody who does not pay", example, loops.DefaultTier)
-		if name := closest(loops.DefaultTier, slices.Sorted(maps.Keys(limits))); name != "" && name != loops.PayingTier {
+		if name := spell.Closest(loops.DefaultTier, slices.Sorted(maps.Keys(limits))); name != "" && name != loops.PayingTier {
 			hint = fmt.Sprintf("%s is the tier of everybody who does not pay: is %s meant to be it?", loops.DefaultTier, name)
 		}
 		v.fail(n.at, hint, "%s.%s is missing", path, loops.DefaultTier)

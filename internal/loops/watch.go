@@ -33,14 +33,13 @@ const (
 	FieldEmail
 	FieldName
 	FieldID // of an event
-	numFields
 )
 
-var fieldNames = [...]string{"subject", "endpoint", "method", "feature", "quantity", "at", "status", "plan", "price",
-	"period_start", "period_end", "customer", "email", "name", "id"}
-
 // String returns the setting's name of a field: the f of tables.usage.f.
-func (f Field) String() string { return fieldNames[f] }
+func (f Field) String() string {
+	return [...]string{"subject", "endpoint", "method", "feature", "quantity", "at", "status", "plan", "price",
+		"period_start", "period_end", "customer", "email", "name", "id"}[f]
+}
 
 // Watch is one watched table, and which of its columns hold what. Names are spelled as the catalog
 // spells them, without quotes.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tiergate/tiergate/internal/loops"
+	"github.com/tiergate/tiergate/internal/spell"
 )
 
 //go:embed templates
@@ -147,7 +148,7 @@ func (t *Templates) completeHint(name string) string {
 	}
 	hint := fmt.Sprintf(`put %s.html and %s.txt, which begins with {{define "subject"}}…{{end}}, into %s; complete are %s`,
 		name, name, folder, strings.Join(t.Names(), ", "))
-	if near := nearest(name, t.Names()); near != "" {
+	if near := spell.Closest(name, t.Names()); near != "" {
 		hint = fmt.Sprintf("did you mean %q? Otherwise %s", near, hint)
 	}
 	return hint

@@ -158,9 +158,9 @@ func TestCheckNamesTheMistake(t *testing.T) {
 		{"variable", map[string]string{"x.html": "<p>\n{{.Usd}}</p>", "x.txt": subject}, []string{"x.html:2:2: there is no .Usd; did you mean .Used?", ".UpgradeURL"}},
 		{"its case", map[string]string{"x.html": "hi", "x.txt": subject + "{{.name}}"}, []string{"x.txt:1", "did you mean .Name?"}},
 		{"in the subject", map[string]string{"x.html": "hi", "x.txt": `{{define "subject"}}{{.Plan}}{{end}}`}, []string{"x.txt:1", "there is no .Plan"}},
-		{"in a branch nobody takes", map[string]string{"x.html": `{{if eq .Tier "gold"}}{{with .Name}}{{$.Nmae}}{{end}}{{end}}`, "x.txt": subject}, []string{"there is no .Nmae"}},
-		{"in another block", map[string]string{"x.html": `{{template "b" .}}{{define "b"}}{{.Nmae}}{{end}}`, "x.txt": subject}, []string{"there is no .Nmae"}},
-		{"two", map[string]string{"x.html": `{{.Nmae}}`, "x.txt": subject + "{{.Limt}}"}, []string{".Nmae", ".Limt"}},
+		{"in a branch nobody takes", map[string]string{"x.html": `{{if eq .Tier "gold"}}{{with .Name}}{{$.Nam}}{{end}}{{end}}`, "x.txt": subject}, []string{"there is no .Nam"}},
+		{"in another block", map[string]string{"x.html": `{{template "b" .}}{{define "b"}}{{.Nam}}{{end}}`, "x.txt": subject}, []string{"there is no .Nam"}},
+		{"two", map[string]string{"x.html": `{{.Nam}}`, "x.txt": subject + "{{.Limt}}"}, []string{".Nam", ".Limt"}},
 		{"of a variable", map[string]string{"x.html": `{{.Name.First}}`, "x.txt": subject}, []string{"x.html:1:7", "First"}},
 		{"broken HTML", map[string]string{"x.html": `<a href="{{if .Name}}x"{{end}}>`, "x.txt": subject}, []string{"x.html"}},
 	} {

@@ -9,6 +9,7 @@ import (
 	"text/template/parse"
 
 	"github.com/tiergate/tiergate/internal/loops"
+	"github.com/tiergate/tiergate/internal/spell"
 )
 
 // variables returns the names a template may use: the fields of loops.PromptData.
@@ -22,7 +23,7 @@ func variables() []string {
 
 func variablesHint() string { return "the variables are ." + strings.Join(variables(), ", .") }
 
-// unknownVariables returns one line, "file:line:column: .Nmae …", for every variable of a file that a
+// unknownVariables returns one line, "file:line:column: .Nam …", for every variable of a file that a
 // prompt does not have, in branches that no sample takes too.
 func unknownVariables(file *text.Template) []string {
 	w := walker{file: file, seen: map[string]bool{}}
@@ -107,7 +108,7 @@ func (w *walker) variable(n parse.Node, name string) {
 	}
 	at, _ := w.tree.ErrorContext(n)
 	problem := fmt.Sprintf("%s: there is no .%s", at, name)
-	if near := nearest(name, variables()); near != "" {
+	if near := spell.Closest(name, variables()); near != "" {
 		problem += fmt.Sprintf("; did you mean .%s?", near)
 	}
 	w.problems = append(w.problems, problem)
@@ -119,36 +120,4 @@ func list(n *parse.ListNode) []parse.Node {
 		return nil
 	}
 	return n.Nodes
-}
-
-// nearest returns the name that somebody probably meant, or nothing.
-func nearest(name string, names []string) string {
-	best, least := "", 3
-	for _, known := range names {
-		if d := distance(strings.ToLower(name), strings.ToLower(known)); d < least && d < len(known) {
-			best, least = known, d
-		}
-	}
-	return best
-}
-
-// distance counts the letters to insert, delete or replace until a is b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

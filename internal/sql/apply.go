@@ -85,7 +85,7 @@ func (s *Store) Close() {
 func closeConn(conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	conn.Close(ctx) //nolint:errcheck // the session is given up either way
+	conn.Close(ctx)
 }
 
 // Resume connects anew, brings the rows in line with a plan that changed, and returns where the state
@@ -143,7 +143,7 @@ func (s *Store) transact(ctx context.Context, n needs, b loops.Batch, counting b
 	if err != nil {
 		return loops.Applied{}, explain("begin", err)
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing to undo after a commit
+	defer tx.Rollback(context.WithoutCancel(ctx))
 	due := s.clock || s.nextDue.IsZero() || !time.Now().Before(s.nextDue)
 	st, err := s.load(ctx, tx, n, due)
 	if err != nil {

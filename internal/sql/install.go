@@ -94,7 +94,7 @@ func Script(ctx context.Context, conn *pgx.Conn, o InstallOptions) ([]string, er
 			return nil, err
 		}
 		id := make([]byte, 6)
-		rand.Read(id) //nolint:errcheck // never fails
+		rand.Read(id)
 		steps = append(steps, setMetaSQL("installation", hex.EncodeToString(id)), setMetaSQL("home", home))
 	}
 	publications, err := publicationStatements(ctx, conn, o)
@@ -118,7 +118,7 @@ func Install(ctx context.Context, conn *pgx.Conn, o InstallOptions) (changed boo
 	if err != nil {
 		return false, explain("install", err)
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing to undo after a commit
+	defer tx.Rollback(context.WithoutCancel(ctx))
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1, $2)`, lockClass, lockInstall); err != nil {
 		return false, explain("install", err)
 	}

@@ -81,7 +81,7 @@ func (l *Lease) begin(ctx context.Context, holder string) error {
 	if err != nil {
 		return explain("begin a term", err)
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing to undo after a commit
+	defer tx.Rollback(context.WithoutCancel(ctx))
 	err = tx.QueryRow(ctx, `UPDATE tiergate.checkpoint SET term = term + 1 RETURNING term`).Scan(&l.Term)
 	if err != nil {
 		return explain("begin a term", err)

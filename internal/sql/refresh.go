@@ -100,7 +100,7 @@ func (s *Store) writePlan(ctx context.Context) error {
 	if err != nil {
 		return explain("store the plan", err)
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // nothing to undo after a commit
+	defer tx.Rollback(context.WithoutCancel(ctx))
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return explain("store the plan", err)
 	}

@@ -66,22 +66,33 @@ func Connect(ctx context.Context, url string, purpose Purpose) (*pgx.Conn, error
 	return conn, nil
 }
 
-// hints say what a person can do about an error of the server, by SQLSTATE.
-var hints = map[string]string{
-	"28P01": "the password in DATABASE_URL is wrong",
-	"28000": "the server's pg_hba.conf does not let this user in from here",
-	"3D000": "the database named in DATABASE_URL does not exist",
-	"53300": "the server has no free connection slot: the sidecar needs 5",
-	"57P03": "the server is starting up or shutting down",
-	"42501": "the sidecar's role lacks a privilege: run `sidecar check` for the exact statement",
-	"55006": "another process follows the sidecar's replication slot",
-	"53400": "raise max_replication_slots or max_wal_senders on the server",
-	"08P01": "a connection pooler stands in between: set DIRECT_URL to the database itself",
-	"53100": "the server's disk is full",
+// wayOut says what can be done about an error of the server, by SQLSTATE.
+func wayOut(code string) (kind loops.Kind, hint string) {
+	switch code {
+	case "28P01":
+		return loops.Permanent, "the password in DATABASE_URL is wrong"
+	case "28000":
+		return loops.Permanent, "the server's pg_hba.conf does not let this user in from here"
+	case "3D000":
+		return loops.Permanent, "the database named in DATABASE_URL does not exist"
+	case "42501":
+		return loops.Permanent, "the sidecar's role lacks a privilege: run `sidecar check` for the exact statement"
+	case "08P01":
+		return loops.Permanent, "a connection pooler stands in between: set DIRECT_URL to the database itself"
+	case "42P01", "3F000", "42703":
+		return loops.Changed, "a table changed under the sidecar; it is looked at again"
+	case "53300":
+		return loops.Transient, "the server has no free connection slot: the sidecar needs 5"
+	case "57P03":
+		return loops.Transient, "the server is starting up or shutting down"
+	case "55006":
+		return loops.Transient, "another process follows the sidecar's replication slot"
+	case "53100":
+		return loops.Transient, "the server's disk is full"
+	default:
+		return loops.Transient, ""
+	}
 }
-
-// permanent are the SQLSTATEs that no second try mends.
-var permanent = map[string]bool{"08P01": true, "28P01": true, "28000": true, "3D000": true, "42501": true}
 
 // explain turns a driver's error into a fault with a way out. Nothing of a password is in it.
 func explain(step string, err error) error {
@@ -92,25 +103,17 @@ func explain(step string, err error) error {
 	if errors.As(err, &fault) || errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s: %w", step, err)
 	}
-	kind := loops.Transient
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		if permanent[pg.Code] {
-			kind = loops.Permanent
-		}
-		hint := hints[pg.Code]
-		switch pg.Code {
-		case "42P01", "3F000", "42703": // a table, schema or column is gone
-			kind, hint = loops.Changed, "a table changed under the sidecar; it is looked at again"
-		}
+		kind, hint := wayOut(pg.Code)
 		return &loops.Fault{Step: step, Err: fmt.Errorf("%s (SQLSTATE %s)", pg.Message, pg.Code), Hint: hint, Kind: kind}
 	}
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
 		hint := "is the server running, and does DATABASE_URL name the right host and port?"
-		return &loops.Fault{Step: step, Err: connectCause(connect), Hint: hint, Kind: kind}
+		return &loops.Fault{Step: step, Err: connectCause(connect), Hint: hint, Kind: loops.Transient}
 	}
-	return &loops.Fault{Step: step, Err: err, Kind: kind}
+	return &loops.Fault{Step: step, Err: err, Kind: loops.Transient}
 }
 
 // connectCause keeps the last cause: the driver's text repeats every address it tried.

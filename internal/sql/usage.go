@@ -7,9 +7,6 @@ import (
 	"github.com/tiergate/tiergate/internal/loops"
 )
 
-// keySeparator joins the values of a key of several columns, here as in the change stream.
-const keySeparator = "\x1f"
-
 // literal quotes a text constant.
 func literal(s string) string {
 	q := "'" + strings.ReplaceAll(s, "'", "''") + "'"

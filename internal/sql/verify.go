@@ -170,7 +170,7 @@ func (s *Store) inView(ctx context.Context, work func(pgx.Tx) error) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // only read from
+	defer tx.Rollback(context.WithoutCancel(ctx))
 	return work(tx)
 }
 

@@ -1,10 +1,11 @@
-package config
+// Package spell guesses which name somebody meant, for messages.
+package spell
 
 import "strings"
 
-// closest returns the name that a misspelt one most likely meant, or nothing: about every third
+// Closest returns the name that a misspelt one most likely meant, or nothing: about every third
 // letter may be wrong.
-func closest(name string, names []string) string {
+func Closest(name string, names []string) string {
 	best, found := (len(name)+4)/3, ""
 	for _, candidate := range names {
 		if d := distance(strings.ToLower(name), strings.ToLower(candidate)); d < best || (d == best && found != "" && candidate < found) {
@@ -12,14 +13,6 @@ func closest(name string, names []string) string {
 		}
 	}
 	return found
-}
-
-// meant asks "did you mean", where there is something to ask.
-func meant(name string) string {
-	if name == "" {
-		return ""
-	}
-	return "did you mean " + name + "?"
 }
 
 // distance is how many letters have to be put in, left out or changed (Levenshtein).
