@@ -44,8 +44,15 @@ type tuple []loops.Value
 // table is what the last Relation message said of a table, matched with what is watched.
 type table struct {
 	watch  *loops.Watch
-	fields []loops.Field // by column; -1 where it means nothing
-	key    []int         // columns of the replica identity, in the watch's order
+	width  int     // columns
+	fields []field // what means something; one column may have several meanings
+	key    []int   // columns of the replica identity, in the watch's order
+}
+
+// field is a meaning and the column that has it.
+type field struct {
+	loops.Field
+	column int
 }
 
 // decoder keeps the tables announced so far.
@@ -170,20 +177,22 @@ func (d *decoder) relation(r *reader) error {
 	}
 	i := slices.IndexFunc(d.watches, func(w loops.Watch) bool { return w.Schema == schema && w.Table == name })
 	if i < 0 {
+		if t := d.tables[id]; t != nil && t.watch != nil {
+			return &loops.Fault{Step: "read the change stream", Kind: loops.Changed,
+				Err:  fmt.Errorf("table %s.%s is now %s.%s", t.watch.Schema, t.watch.Table, schema, name),
+				Hint: "the tables are looked up again; if none is found, set tables." + section(t.watch.Role) + ".table in sidecar.yaml"}
+		}
 		d.tables[id] = &table{}
 		return nil
 	}
 	w := &d.watches[i]
-	t := &table{watch: w, fields: make([]loops.Field, n)}
-	for c := range t.fields {
-		t.fields[c] = -1
-	}
-	for field, column := range w.Columns {
+	t := &table{watch: w, width: n}
+	for f, column := range w.Columns {
 		c := slices.Index(names, column.Name)
 		if c < 0 {
-			return lostColumn(w, column.Name, "tables."+section(w.Role)+"."+field.String())
+			return lostColumn(w, column.Name, "tables."+section(w.Role)+"."+f.String())
 		}
-		t.fields[c] = field
+		t.fields = append(t.fields, field{f, c})
 	}
 	for _, column := range w.Key {
 		c := slices.Index(names, column)
@@ -230,9 +239,9 @@ func (d *decoder) row(op loops.Op, r *reader) (any, error) {
 			return nil, err
 		}
 	}
-	if (op != loops.Delete && len(m.new) != len(t.fields)) || (op == loops.Delete && len(m.old) != len(t.fields)) ||
-		(m.old != nil && len(m.old) != len(t.fields)) {
-		return nil, fmt.Errorf("a row of table %s does not have the table's %d columns", t.watch.Table, len(t.fields))
+	if (op != loops.Delete && len(m.new) != t.width) || (op == loops.Delete && len(m.old) != t.width) ||
+		(m.old != nil && len(m.old) != t.width) {
+		return nil, fmt.Errorf("a row of table %s does not have the table's %d columns", t.watch.Table, t.width)
 	}
 	return m, nil
 }
@@ -324,17 +333,17 @@ func (m rowMessage) change(committed time.Time) (c loops.Change, invalid error) 
 		}
 	}
 	c.Row = loops.Row{}
-	for i, f := range t.fields {
-		if f >= 0 {
-			c.Row[f] = m.new[i]
-		}
+	for _, f := range t.fields {
+		c.Row[f.Field] = m.new[f.column]
 	}
 	return c, nil
 }
 
 func (t *table) value(row tuple, f loops.Field) loops.Value {
-	if i := slices.Index(t.fields, f); i >= 0 {
-		return row[i]
+	for i := range t.fields {
+		if t.fields[i].Field == f {
+			return row[t.fields[i].column]
+		}
 	}
 	return loops.Value{}
 }
