@@ -104,7 +104,7 @@ func (x *bench) start(conn *pgx.Conn) (stop func() (peakMB float64)) {
 		x.Fatal(err)
 	}
 	deadline := time.Now().Add(time.Minute)
-	for x.text(conn, `SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = 'tiergate' AND active
+	for x.text(conn, `SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = 'tiergate_app' AND active
 		AND EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming' OR state = 'catchup')`) == "0" {
 		if time.Now().After(deadline) {
 			x.Fatalf("the sidecar does not follow:\n%s", log.String())
@@ -202,7 +202,7 @@ func BenchmarkDrain(b *testing.B) {
 		x.exec(conn, `INSERT INTO usage (user_id, endpoint, method) SELECT 'user-' || (random() * $2)::int, '/api/bulk', 'POST' FROM generate_series(1, $1)`, perCommit, users)
 	}
 	end := x.text(conn, `SELECT pg_current_wal_flush_lsn()::text`)
-	x.text(conn, `SELECT slot_name::text FROM pg_copy_logical_replication_slot('tiergate', 'peer')`)
+	x.text(conn, `SELECT slot_name::text FROM pg_copy_logical_replication_slot('tiergate_app', 'peer')`)
 
 	peer := x.drainPeer(end)
 	begun := time.Now()

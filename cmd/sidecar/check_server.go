@@ -104,17 +104,17 @@ func (k *checkup) replication(ctx context.Context, v sql.Server, slot sql.SlotSt
 func (k *checkup) slot(slot sql.SlotState, s config.Settings) {
 	switch {
 	case !slot.Exists:
-		k.ok("slot", "%s is made by the first run", sql.Slot)
+		k.ok("slot", "%s is made by the first run", slot.Name)
 	case slot.Plugin != "pgoutput" || slot.Database != slot.ThisDatabase:
-		k.fail("slot", "one server has one sidecar; if nobody uses that slot: SELECT pg_drop_replication_slot('"+sql.Slot+"');",
-			"%s belongs to database %s and plugin %s", sql.Slot, cmp.Or(slot.Database, "none"), cmp.Or(slot.Plugin, "none"))
+		k.fail("slot", "if nobody uses that slot: SELECT pg_drop_replication_slot('"+slot.Name+"');",
+			"%s belongs to database %s and plugin %s", slot.Name, cmp.Or(slot.Database, "none"), cmp.Or(slot.Plugin, "none"))
 	case slot.Lost:
-		k.warn("slot", "nothing to do: the next run makes a new one and counts again", "%s is lost: the server has removed WAL that it needed", sql.Slot)
+		k.warn("slot", "nothing to do: the next run makes a new one and counts again", "%s is lost: the server has removed WAL that it needed", slot.Name)
 	case slot.RetainedBytes > s.MaxRetainedWAL/2:
-		k.warn("slot", "sidecar run; or give it up: SELECT pg_drop_replication_slot('"+sql.Slot+"');",
+		k.warn("slot", "sidecar run; or give it up: SELECT pg_drop_replication_slot('"+slot.Name+"');",
 			"the server keeps %s of WAL for it; a running sidecar gives it up at %s", size(slot.RetainedBytes), size(s.MaxRetainedWAL))
 	default:
-		k.ok("slot", "%s, the server keeps %s of WAL for it", sql.Slot, size(slot.RetainedBytes))
+		k.ok("slot", "%s, the server keeps %s of WAL for it", slot.Name, size(slot.RetainedBytes))
 	}
 }
 

@@ -126,7 +126,7 @@ func TestCheckFinds(t *testing.T) {
 			a.exec("UPDATE pg_class SET reltuples = 2e6 WHERE oid = 'usage'::regclass")
 		}, fine, "public.usage", "may read it", ""},
 		{"somebody else's slot", func(a *app) {
-			a.exec("SELECT pg_create_logical_replication_slot('tiergate', 'test_decoding')")
+			a.exec("SELECT pg_create_logical_replication_slot('tiergate_' || current_database(), 'test_decoding')")
 		}, problem, "slot", "test_decoding", "pg_drop_replication_slot"},
 		{"a dropped feature_access", func(a *app) {
 			a.must("install")

@@ -152,8 +152,8 @@ func (a *app) dropSlot(ctx context.Context) {
 		return
 	}
 	defer conn.Close(ctx)
-	const drop = `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'tiergate' AND active_pid IS NOT NULL;
-		SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'tiergate'`
+	const drop = `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name LIKE 'tiergate%' AND active_pid IS NOT NULL;
+		SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'tiergate%'`
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		if _, err = conn.Exec(ctx, drop); err == nil {
 			return

@@ -18,6 +18,7 @@ type prepared struct {
 	settings config.Settings
 	plan     *loops.Plan
 	schema   string // the application's
+	slot     string // the replication slot's name
 	watches  []loops.Watch
 	notes    []string // what recognition has to say
 }
@@ -53,7 +54,7 @@ func match(ctx context.Context, conn *pgx.Conn, s config.Settings, plan *loops.P
 	if err != nil {
 		return nil, err
 	}
-	p := &prepared{settings: s, plan: plan}
+	p := &prepared{settings: s, plan: plan, slot: sql.SlotName(conn.Config().Database)}
 	if p.schema, err = schemaOf(ctx, conn, s); err != nil {
 		return nil, err
 	}

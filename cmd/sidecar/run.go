@@ -142,7 +142,7 @@ func (s *sidecar) parts(p *prepared, mails *mail.Mailer, term int64) (*sql.Store
 		TestClock: p.settings.TestClock, Log: s.log, Gauges: readiness{s.metrics, s}})
 	outbox := sql.NewOutbox(sql.OutboxOptions{URL: p.url(), Schema: p.schema, Plan: p.plan, Term: term, Log: s.log,
 		Hold: mails.Ready, Route: mails.Route})
-	source := cdc.NewPostgres(cdc.Config{URL: p.url(), Name: string(sql.ForStream), Slot: sql.Slot,
+	source := cdc.NewPostgres(cdc.Config{URL: p.url(), Name: string(sql.ForStream), Slot: p.slot,
 		Publications: []string{sql.UsagePublication, sql.StatePublication}, Watches: p.watches, Facts: facts(p.url()), Log: s.log})
 	return store, outbox, loops.NewFlow(source, store, outbox, mails, loops.NewDecider(p.plan, p.watches))
 }

@@ -78,7 +78,7 @@ func (p *Postgres) joins(from position, facts Facts, system pglogrepl.IdentifySy
 func (p *Postgres) foreign(facts Facts) error {
 	return &loops.Fault{Step: "open the change stream", Kind: loops.Permanent,
 		Err:  fmt.Errorf("slot %q belongs to database %s and plugin %s", p.config.Slot, facts.Database, facts.Plugin),
-		Hint: "one server has one sidecar a slot name: drop it if nobody uses it, SELECT pg_drop_replication_slot('" + p.config.Slot + "')"}
+		Hint: "drop it if nobody uses it: SELECT pg_drop_replication_slot('" + p.config.Slot + "')"}
 }
 
 func gap(format string, args ...any) error {

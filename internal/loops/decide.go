@@ -78,8 +78,8 @@ func (d *Decider) use(s *State, u *Use, committed time.Time) {
 		return
 	}
 	at := u.At
-	if limit := committed.Add(s.Shift); at.After(limit) {
-		at = limit
+	if now := committed.Add(s.Shift); at.After(now) || !d.watches[Usage].Has(FieldAt) {
+		at = now
 	}
 	d.elapse(s, sub, at)
 	for _, i := range d.match(u) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 // script is every part of a flow at once: it writes down what it is asked to do, and fails when told.
 type script struct {
+	mu     sync.Mutex // of said, for the tests that look while the flow runs
 	said   []string
 	fails  map[string][]error // by step, in order; nil: it works
 	stored Position
@@ -24,13 +26,21 @@ type script struct {
 
 func (s *script) step(format string, args ...any) error {
 	text := fmt.Sprintf(format, args...)
+	s.mu.Lock()
 	s.said = append(s.said, text)
+	s.mu.Unlock()
 	name, _, _ := strings.Cut(text, " ")
 	if queue := s.fails[name]; len(queue) > 0 {
 		s.fails[name] = queue[1:]
 		return queue[0]
 	}
 	return nil
+}
+
+func (s *script) steps() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.said)
 }
 
 type scriptSource struct{ *script }
@@ -248,13 +258,13 @@ func TestDeliverWakes(t *testing.T) {
 		flow.ring(1)
 		flow.ring(0)
 		synctest.Wait()
-		if n := len(s.said); n < 2 || time.Since(begun) > 0 {
+		if n := s.steps(); n < 2 || time.Since(begun) > 0 {
 			t.Errorf("looked %d times after %s", n, time.Since(begun))
 		}
-		looked := len(s.said)
+		looked := s.steps()
 		time.Sleep(61 * time.Minute)
 		synctest.Wait()
-		if len(s.said) == looked {
+		if s.steps() == looked {
 			t.Error("what is due later was never looked for")
 		}
 		cancel()

@@ -35,7 +35,6 @@ func newWorld(t tester, plan *Plan, now time.Time) *world {
 // tester is what *testing.T and *rapid.T have in common.
 type tester interface {
 	Helper()
-	Fatal(args ...any)
 	Fatalf(format string, args ...any)
 	Errorf(format string, args ...any)
 }
@@ -121,7 +120,7 @@ func (w *world) apply(changes ...Change) {
 		b.Through = c.Committed
 	}
 	if err := w.d.Decide(s, b); err != nil {
-		w.t.Fatal(err)
+		w.t.Fatalf("%v", err)
 	}
 	w.save(s)
 }

@@ -101,7 +101,7 @@ func (s *Store) Resume(ctx context.Context, d *loops.Decider) (loops.Position, e
 	err = conn.QueryRow(ctx, `SELECT position, seq, coalesce((SELECT value::bigint FROM tiergate.meta WHERE key = 'first_episode'), 0)
 		FROM tiergate.checkpoint WHERE term = $1`, s.term).Scan(&at, &s.seq, &s.firstEpisode)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return "", s.deposed()
+		return "", deposed()
 	}
 	if err != nil {
 		return "", explain("read the checkpoint", err)
@@ -117,7 +117,7 @@ func (s *Store) Resume(ctx context.Context, d *loops.Decider) (loops.Position, e
 	return at, s.refreshIfChanged(ctx, d)
 }
 
-func (s *Store) deposed() error {
+func deposed() error {
 	return &loops.Fault{Step: "hold the lease", Err: errors.New("another sidecar took over"), Kind: loops.Deposed}
 }
 

@@ -3,6 +3,7 @@ package sql
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -64,8 +65,27 @@ func CurrentSchema(ctx context.Context, conn *pgx.Conn) (schema string, err erro
 	return schema, explain("find the application's schema", err)
 }
 
+// SlotName is the name of a database's replication slot. Slots are the server's, not the database's: two
+// databases of one server need two names.
+func SlotName(database string) string {
+	name := strings.Map(func(r rune) rune {
+		if r == '_' || (r >= '0' && r <= '9') || (r >= 'a' && r <= 'z') {
+			return r
+		}
+		return '_'
+	}, strings.ToLower(database))
+	if name != database || len(name) > maxSlotBase {
+		name = name[:min(len(name), maxSlotBase-17)] + "_" + digest(database)
+	}
+	return "tiergate_" + name
+}
+
+// maxSlotBase is what the prefix leaves of the 63 characters that a slot's name may have.
+const maxSlotBase = 54
+
 // SlotState is what the server says of a replication slot.
 type SlotState struct {
+	Name           string
 	Exists         bool
 	Plugin         string
 	Database       string
@@ -79,11 +99,11 @@ type SlotState struct {
 
 // Replication asks about the slot and the publications.
 func Replication(ctx context.Context, conn *pgx.Conn) (SlotState, error) {
-	var st SlotState
+	st := SlotState{Name: SlotName(conn.Config().Database)}
 	err := conn.QueryRow(ctx, `SELECT coalesce(plugin::text, ''), coalesce(database::text, ''), coalesce(wal_status = 'lost' OR restart_lsn IS NULL, false), active,
 			coalesce(confirmed_flush_lsn::text, ''),
 			coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END, restart_lsn), 0)::bigint
-		FROM pg_replication_slots WHERE slot_name = $1`, Slot).
+		FROM pg_replication_slots WHERE slot_name = $1`, st.Name).
 		Scan(&st.Plugin, &st.Database, &st.Lost, &st.Active, &st.ConfirmedFlush, &st.RetainedBytes)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):

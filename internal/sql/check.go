@@ -42,7 +42,7 @@ func Inspect(ctx context.Context, conn *pgx.Conn) (Server, error) {
 			(SELECT CASE WHEN setting::bigint < 0 THEN -1 ELSE setting::bigint << 20 END FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
 			coalesce((SELECT min(k.host) FROM (VALUES ('rds_superuser', 'RDS'), ('supabase_admin', 'Supabase'), ('neon_superuser', 'Neon'),
 				('cloudsqlsuperuser', 'Cloud SQL'), ('azure_pg_admin', 'Azure')) k (role, host) JOIN pg_roles ON rolname = k.role), '')
-		FROM pg_roles r WHERE r.rolname = current_user`, Slot).
+		FROM pg_roles r WHERE r.rolname = current_user`, SlotName(conn.Config().Database)).
 		Scan(&s.Version, &s.VersionText, &s.WALLevel, &s.InRecovery, &s.User, &s.Database, &s.MayReplicate, &s.MayCreate,
 			&s.SlotsMax, &s.SlotsUsed, &s.SendersMax, &s.SendersUsed, &s.ConnectionsFree, &s.RetainedWALLimit, &s.Host)
 	return s, explain("look at the server", err)

@@ -29,9 +29,6 @@ const (
 	StatePublication = "tiergate_state"
 )
 
-// Slot is the replication slot's name.
-const Slot = "tiergate"
-
 // InstallOptions says what to install for.
 type InstallOptions struct {
 	Schema    string // the application's

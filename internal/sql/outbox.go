@@ -229,9 +229,8 @@ func (o *Outbox) Freeze(ctx context.Context, e *loops.Email, m loops.Message) er
 	if err != nil {
 		return fmt.Errorf("freeze the request: %w", err)
 	}
-	_, err = o.conn.Exec(ctx, `UPDATE tiergate.email SET request = $2, first_try = tiergate.now() WHERE id = $1`, e.ID, request)
 	e.Request = &m
-	return explain("freeze the request", err)
+	return o.record(ctx, e, "freeze the request", `request = $3, first_try = tiergate.now()`, request)
 }
 
 // messageKey keeps a key within the 256 characters that providers take.
@@ -245,10 +244,9 @@ func messageKey(installation, key string) string {
 // Settle records how an attempt ended.
 func (o *Outbox) Settle(ctx context.Context, e *loops.Email, id string, failure error) error {
 	if failure == nil {
-		_, err := o.conn.Exec(ctx, `UPDATE tiergate.email SET status = 'sent', provider_id = $2, reason = NULL, attempts = attempts + 1,
-			sent_at = tiergate.now() WHERE id = $1`, e.ID, id)
 		o.log.Info("email sent", "email", e.ID, "subject", e.Subject, "feature", e.Feature, "kind", e.Kind)
-		return explain("record the email as sent", err)
+		return o.record(ctx, e, "record the email as sent", `status = 'sent', provider_id = $3, reason = NULL, attempts = attempts + 1,
+			sent_at = tiergate.now()`, id)
 	}
 	var fault *loops.Fault
 	retry := errors.As(failure, &fault) && fault.Kind == loops.Transient
@@ -261,15 +259,23 @@ func (o *Outbox) Settle(ctx context.Context, e *loops.Email, id string, failure 
 	}
 	pause := max(loops.BackOff(e.Attempts), fault.RetryAfter)
 	o.log.Warn("email waits for its next attempt", "email", e.ID, "in", pause, "error", failure)
-	_, err := o.conn.Exec(ctx, `UPDATE tiergate.email SET status = 'queued', attempts = attempts + 1, reason = $2,
-		next_at = tiergate.now() + $3::interval WHERE id = $1`, e.ID, failure.Error(), pause)
-	return explain("record the failed attempt", err)
+	return o.record(ctx, e, "record the failed attempt", `status = 'queued', attempts = attempts + 1, reason = $3,
+		next_at = tiergate.now() + $4::interval`, failure.Error(), pause)
 }
 
 func (o *Outbox) end(ctx context.Context, e *loops.Email, status, reason string) error {
-	_, err := o.conn.Exec(ctx, `UPDATE tiergate.email SET status = $2, reason = $3,
-		attempts = attempts + CASE WHEN $2 = 'dead' THEN 1 ELSE 0 END WHERE id = $1`, e.ID, status, reason)
-	return explain("record the email's end", err)
+	return o.record(ctx, e, "record the email's end", `status = $3, reason = $4,
+		attempts = attempts + CASE WHEN $3 = 'dead' THEN 1 ELSE 0 END`, status, reason)
+}
+
+// record changes an email's row, from $3 on with what is given, while the lease is still ours.
+func (o *Outbox) record(ctx context.Context, e *loops.Email, step, set string, args ...any) error {
+	tag, err := o.conn.Exec(ctx, `UPDATE tiergate.email SET `+set+`
+		WHERE id = $1 AND EXISTS (SELECT FROM tiergate.checkpoint WHERE term = $2)`, append([]any{e.ID, o.term}, args...)...)
+	if err == nil && tag.RowsAffected() == 0 {
+		return deposed()
+	}
+	return explain(step, err)
 }
 
 // EmailRow is one row of the outbox, for people.

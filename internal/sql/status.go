@@ -139,17 +139,18 @@ func LockUnlessRunning(ctx context.Context, conn *pgx.Conn) error {
 
 // GiveUpSlot drops the slot together with whoever reads it; the sidecar begins anew and counts again.
 func GiveUpSlot(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL`, Slot)
+	slot := SlotName(conn.Config().Database)
+	_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL`, slot)
 	if err != nil {
 		return explain("give the replication slot up", err)
 	}
-	_, err = conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active`, Slot)
+	_, err = conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active`, slot)
 	return explain("give the replication slot up", err)
 }
 
 // Uninstall removes everything: slot, publications, functions, tables. The caller holds the lease.
 func Uninstall(ctx context.Context, conn *pgx.Conn, schema string) error {
-	if _, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, Slot); err != nil {
+	if _, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, SlotName(conn.Config().Database)); err != nil {
 		return explain("drop the replication slot", err)
 	}
 	for _, statement := range []string{

@@ -33,7 +33,7 @@ func (s *Store) write(ctx context.Context, tx pgx.Tx, st *loops.State, w loops.W
 		return explain("write the outcome", err)
 	}
 	if !moved {
-		return s.deposed()
+		return deposed()
 	}
 	return nil
 }
