@@ -95,7 +95,7 @@ func isInteger(typ string) bool {
 
 func isIdentity(typ string) bool {
 	base, _, _ := strings.Cut(typ, "(")
-	return isInteger(typ) || slices.Contains([]string{"text", "uuid", "citext", "character varying", "character"}, base)
+	return isInteger(typ) || slices.Contains([]string{"text", "uuid", "citext", "character varying"}, base)
 }
 
 func isTimestamp(typ string) bool {
