@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tiergate/tiergate/internal/cdc"
 	"github.com/tiergate/tiergate/internal/loops"
@@ -129,11 +129,12 @@ func (s *sidecar) session(ctx context.Context) error {
 	if s.once {
 		return s.pass(ctx, flow)
 	}
-	return s.together(ctx,
-		func(ctx context.Context) error { return lease.Hold(ctx, s.watch(p)) },
-		func(ctx context.Context) error { return loops.Keep(ctx, s.log, "follow", s.follow(flow)) },
-		func(ctx context.Context) error { return loops.Keep(ctx, s.log, "deliver", flow.Deliver) },
-	)
+	// The first part that fails ends the others.
+	parts, ctx := errgroup.WithContext(ctx)
+	parts.Go(func() error { return lease.Hold(ctx, s.watch(p)) })
+	parts.Go(func() error { return loops.Keep(ctx, s.log, "follow", s.follow(flow)) })
+	parts.Go(func() error { return loops.Keep(ctx, s.log, "deliver", flow.Deliver) })
+	return parts.Wait()
 }
 
 // parts joins store, outbox, stream and mailer to a flow.
@@ -191,27 +192,6 @@ func (s *sidecar) pass(ctx context.Context, flow *loops.Flow) error {
 	}
 	_, err := flow.DeliverDue(ctx)
 	return err
-}
-
-// together runs parts until one of them ends, then stops the others and waits for them.
-func (s *sidecar) together(ctx context.Context, parts ...func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
-	for _, part := range parts {
-		wg.Go(func() {
-			err := part(ctx)
-			if err == nil {
-				err = context.Canceled
-			}
-			cancel(err)
-		})
-	}
-	wg.Wait()
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
 }
 
 // facts asks the server what the change stream wants to know before it is opened.
