@@ -146,6 +146,7 @@ func TestWrongUse(t *testing.T) {
 		{"run --poll soon", "invalid argument"},
 		{"run --poll 10ms", "at least 1s"},
 		{"run --once --poll 10s", "exclude each other"},
+		{"check -C nowhere", "there is no such folder"},
 		{"explain ann", "accepts 2 arg(s), received 1"},
 		{"explain ann exports", `no loop has feature "exports"; there is: features`},
 		{"emails retry first", `"first" is no email's id`},

@@ -72,7 +72,7 @@ func (k *checkup) types(paths []string) {
 	for _, folder := range folders {
 		changed, err := config.WriteTypes(folder)
 		if err != nil {
-			k.faults(config.TypesFile, err)
+			k.demote(config.TypesFile, err) // only editors need it, and `run` reads the folder only
 		} else if changed {
 			k.ok(config.TypesFile, "written, so that editors and builds know '@skene/sdk'")
 		}

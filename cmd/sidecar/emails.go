@@ -31,13 +31,19 @@ func emailsCommand() *cobra.Command {
 			return nil
 		})
 	}
-	retry := &cobra.Command{Use: "retry ID", Short: "Queue a dead email again", Args: cobra.ExactArgs(1),
+	retry := &cobra.Command{Use: "retry ID|all", Short: "Queue dead emails again", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			id, err := strconv.ParseInt(args[0], 10, 64)
-			if err != nil {
+			if all := args[0] == "all"; !all && (err != nil || id < 1) {
 				return usageError{fmt.Errorf("%q is no email's id: see `sidecar emails list`", args[0])}
 			}
-			return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error { return sql.RetryEmail(ctx, conn, id) })
+			return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error {
+				queued, err := sql.RetryEmails(ctx, conn, id)
+				if err == nil {
+					fmt.Fprintf(c.OutOrStdout(), "%d queued again\n", queued)
+				}
+				return err
+			})
 		}}
 	adopt := &cobra.Command{Use: "adopt", Short: "Send this database's emails from here, after it was moved", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -60,6 +60,16 @@ func commands() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
 	})
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		dir, err := c.Flags().GetString("dir")
+		if err != nil {
+			return err
+		}
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return usageError{fmt.Errorf("--dir %s: there is no such folder", dir)}
+		}
+		return nil
+	}
 	root.PersistentFlags().StringP("dir", "C", ".", "folder of skene.config.ts, sidecar.yaml and .env")
 	root.AddCommand(runCommand(), checkCommand(), installCommand(), uninstallCommand(), statusCommand(), explainCommand(),
 		verifyCommand(), resyncCommand(), emailsCommand(), demoCommand(), versionCommand())

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tiergate/tiergate/internal/cdc"
+	"github.com/tiergate/tiergate/internal/config"
 	"github.com/tiergate/tiergate/internal/loops"
 	"github.com/tiergate/tiergate/internal/mail"
 	"github.com/tiergate/tiergate/internal/sql"
@@ -55,6 +56,9 @@ type sidecar struct {
 
 	ready atomic.Pointer[string] // why it is not ready; nil: it is
 	begun bool                   // a session got as far as an installed database
+
+	current atomic.Pointer[prepared] // what the session works on
+	stop    func()                   // ends the admin address, which outlives sessions; nil: it is not open
 }
 
 // run keeps a session going: each reads the configuration and the catalog anew.
@@ -63,6 +67,11 @@ func (s *sidecar) run(ctx context.Context) error {
 	if s.once {
 		return s.session(ctx)
 	}
+	defer func() {
+		if s.stop != nil {
+			s.stop()
+		}
+	}()
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
 		begun := time.Now()
 		err := s.session(ctx)
@@ -77,7 +86,7 @@ func (s *sidecar) run(ctx context.Context) error {
 		if time.Since(begun) > time.Minute {
 			pause = time.Second
 		}
-		s.log.Warn("beginning again", "in", pause, "error", err)
+		s.log.Warn("beginning again", "in", pause.String(), "error", err)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -106,12 +115,11 @@ func (s *sidecar) session(ctx context.Context) error {
 		return err
 	}
 	s.begun = true
-	if !s.once {
-		stop, err := s.serve(ctx, p)
-		if err != nil {
+	s.current.Store(p)
+	if !s.once && s.stop == nil {
+		if s.stop, err = s.serve(ctx, p.settings); err != nil {
 			return err
 		}
-		defer stop()
 	}
 	lease, err := sql.Acquire(ctx, p.url(), holder(), !s.once, s.log)
 	if err != nil {
@@ -187,7 +195,7 @@ func (s *sidecar) follow(flow *loops.Flow) func(context.Context) error {
 
 // pass counts once and sends what is due.
 func (s *sidecar) pass(ctx context.Context, flow *loops.Flow) error {
-	if err := flow.Store.Count(ctx, loops.Snapshot{Close: func() {}}, flow.Decider); err != nil {
+	if err := flow.Store.Count(ctx, loops.Snapshot{}, flow.Decider); err != nil {
 		return err
 	}
 	_, err := flow.DeliverDue(ctx)
@@ -243,10 +251,10 @@ func (s *sidecar) watch(p *prepared) func(context.Context, *pgx.Conn) error {
 }
 
 // serve opens the admin address.
-func (s *sidecar) serve(ctx context.Context, p *prepared) (stop func(), err error) {
-	admin := &web.Admin{Metrics: s.metrics, Token: string(p.settings.AdminToken), Ready: s.readyNow,
-		Status: func(ctx context.Context) (any, error) { return readStatus(ctx, p) }}
-	listener, err := admin.Listen(p.settings.AdminListen)
+func (s *sidecar) serve(ctx context.Context, settings config.Settings) (stop func(), err error) {
+	admin := &web.Admin{Metrics: s.metrics, Token: string(settings.AdminToken), Ready: s.readyNow,
+		Status: func(ctx context.Context) (any, error) { return readStatus(ctx, s.current.Load()) }}
+	listener, err := admin.Listen(settings.AdminListen)
 	if err != nil {
 		return nil, err
 	}
@@ -276,8 +284,12 @@ type readiness struct {
 	sidecar *sidecar
 }
 
-// Following marks the sidecar as ready.
-func (r readiness) Following() { r.sidecar.ready.Store(nil) }
+// Following marks the sidecar as ready, and says so once.
+func (r readiness) Following() {
+	if r.sidecar.ready.Swap(nil) != nil && !r.sidecar.once {
+		r.sidecar.log.Info("ready: flags follow the database")
+	}
+}
 
 // holder names this process to others.
 func holder() string {

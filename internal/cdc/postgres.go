@@ -46,7 +46,7 @@ func (p *Postgres) Resume(ctx context.Context, at loops.Position) (loops.Stream,
 		closeConn(conn)
 		return nil, explain("start the change stream", err)
 	}
-	return newStream(conn, from, p.config), nil
+	return newStream(conn, from, system.XLogPos, p.config), nil
 }
 
 // joins reports a Gap where the slot does not continue exactly at the position.

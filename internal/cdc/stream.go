@@ -33,6 +33,7 @@ const (
 // and answers the server. Next and Ack only touch what mu guards.
 type stream struct {
 	conn    *pgconn.PgConn
+	backlog pglogrepl.LSN // where the WAL ended when the stream began: time does not pass before
 	decoder *decoder
 	log     *slog.Logger
 	done    chan struct{} // closed when the goroutine has ended
@@ -59,9 +60,9 @@ type stream struct {
 	told      pglogrepl.LSN
 }
 
-func newStream(conn *pgconn.PgConn, from position, c Config) *stream {
+func newStream(conn *pgconn.PgConn, from position, backlog pglogrepl.LSN, c Config) *stream {
 	s := &stream{
-		conn: conn, decoder: newDecoder(c.Watches), log: c.Log,
+		conn: conn, backlog: backlog, decoder: newDecoder(c.Watches), log: c.Log,
 		done: make(chan struct{}), ready: make(chan struct{}, 1), space: make(chan struct{}, 1),
 		at: from, whole: from.Final == 0, acked: from.End, idleSeen: time.Now(), resume: from,
 	}
@@ -69,7 +70,8 @@ func newStream(conn *pgconn.PgConn, from position, c Config) *stream {
 	return s
 }
 
-// Next waits until whole transactions, or a full buffer, are pending, or until wake.
+// Next waits until whole transactions, or a full buffer, are pending, or until wake, but not before what
+// was committed while nobody read has been returned: who reads takes an empty batch for the present.
 func (s *stream) Next(ctx context.Context, wake time.Time) (loops.Batch, error) {
 	timer := time.NewTimer(time.Until(wake))
 	defer timer.Stop()
@@ -96,7 +98,7 @@ func (s *stream) takePending(late bool) (b loops.Batch, ok bool, err error) {
 	case len(s.pending) > 0 && (s.whole || full || s.err != nil):
 	case s.err != nil:
 		return b, false, s.err
-	case !late:
+	case !late || max(s.at.End, s.idle) < s.backlog:
 		return b, false, nil
 	case len(s.pending) == 0 && s.whole:
 		s.settleIdle()
@@ -260,6 +262,7 @@ func (s *stream) handle(data []byte) error {
 		s.mu.Lock()
 		s.idle = k.ServerWALEnd
 		s.mu.Unlock()
+		ring(s.ready) // the backlog may be over
 		if k.ReplyRequested {
 			return s.tell(true)
 		}

@@ -310,3 +310,40 @@ func TestCloseNeverHangs(t *testing.T) {
 	})
 	closes(cut)
 }
+
+// TestTimeWaitsForTheBacklog resumes behind what was committed meanwhile: time must not pass before those
+// changes did, or a trial ends that was paid for long ago.
+func TestTimeWaitsForTheBacklog(t *testing.T) {
+	a := newApp(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for _, c := range []struct {
+		name, sql string
+		want      int
+	}{
+		{"nothing", `SELECT 1`, 0},
+		{"rows", `INSERT INTO usage (user_id) SELECT 'ann' FROM generate_series(1, 3)`, 3},
+		{"rows of others", `INSERT INTO stranger SELECT i FROM generate_series(1, 1000) i`, 0},
+		{"rows, then rows of others", `INSERT INTO usage (user_id) VALUES ('bob'); INSERT INTO stranger SELECT -i FROM generate_series(1, 1000) i`, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			at := a.begin()
+			a.exec(c.sql)
+			stream := a.open(at)
+			defer stream.Close()
+			for got := 0; ; {
+				b, err := stream.Next(ctx, time.Time{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got += len(b.Changes); len(b.Changes) > 0 {
+					continue
+				}
+				if got != c.want {
+					t.Errorf("time passes after %d changes of %d", got, c.want)
+				}
+				return
+			}
+		})
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tiergate/tiergate/internal/loops"
 )
@@ -105,6 +106,10 @@ func checkLoopFile(file *nodeSource) *LoopsProblem {
 	}
 	depth := 0
 	for i, line := range file.lines {
+		if !utf8.ValidString(line) {
+			p := newLoopsProblem(file.fromBytes(i+1, 0), "save the file as UTF-8", "this line is not UTF-8")
+			return &p
+		}
 		for offset, char := range []byte(line) {
 			switch char {
 			case '[', '{', '(':

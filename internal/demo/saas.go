@@ -28,7 +28,7 @@ const tables = `
 
 // mayUse is the query an application copies, with the columns that its 402 shows.
 const mayUse = `
-	SELECT allowed OR (reason = 'limit_reached' AND resets_at <= now()), coalesce(message, ''), used, usage_limit, resets_at
+	SELECT (allowed OR (reason = 'limit_reached' AND resets_at <= now())) IS TRUE, coalesce(message, ''), used, usage_limit, resets_at
 	FROM feature_access WHERE feature = $2 AND subject_id IN ($1, '*') ORDER BY subject_id = '*' LIMIT 1`
 
 // saas is an application as anybody writes one. It knows the sidecar by one table that it reads.

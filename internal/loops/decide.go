@@ -243,18 +243,26 @@ func (d *Decider) tick(s *State, through time.Time) {
 	}
 }
 
-// elapse lets time pass for one subject. It comes before each of its changes as well, so that it does
-// not matter where batches are cut.
+// elapse lets time pass for one subject: its windows close and its tiers end in the order of their times.
+// It comes before each of its changes as well, so that it does not matter where batches are cut.
 func (d *Decider) elapse(s *State, sub *Subject, through time.Time) {
 	if sub.Deleted {
 		return
 	}
-	if !sub.TierUntil.IsZero() && !sub.TierUntil.After(through) {
-		d.retier(s, sub, sub.TierUntil)
-	}
-	for i, a := range sub.Access {
-		if a != nil && !a.ResetsAt.IsZero() && !a.ResetsAt.After(through) {
-			d.close(s, sub, i)
+	for {
+		due, window := sub.TierUntil, -1
+		for i, a := range sub.Access {
+			if a != nil && !a.ResetsAt.IsZero() && (due.IsZero() || a.ResetsAt.Before(due) || (window < 0 && a.ResetsAt.Equal(due))) {
+				due, window = a.ResetsAt, i
+			}
+		}
+		switch {
+		case due.IsZero() || due.After(through):
+			return
+		case window >= 0:
+			d.close(s, sub, window)
+		default:
+			d.retier(s, sub, due)
 		}
 	}
 }
@@ -268,7 +276,7 @@ type Tally struct {
 }
 
 // Recount applies a count of the i-th loop, as of now. Usage that was deleted never lowers a count: the
-// greater of stored and counted holds.
+// greater of stored and counted holds. What is stored without a window is no count of one that opens.
 func (d *Decider) Recount(s *State, i int, now time.Time, tallies []Tally) {
 	window := d.plan.Loops[i].Window
 	for _, t := range tallies {
@@ -278,15 +286,20 @@ func (d *Decider) Recount(s *State, i int, now time.Time, tallies []Tally) {
 		}
 		d.elapse(s, sub, now)
 		a := d.access(s, sub, i)
-		if a.ResetsAt.IsZero() {
+		held := a.Used
+		if a.ResetsAt.IsZero() && t.First.Before(a.ClosedAt) {
+			continue // counted before the row was closed: a user who was deleted and came back
+		}
+		if a.ResetsAt.IsZero() && window.Kind != Lifetime {
 			floor := window.Horizon(now)
 			if a.ClosedAt.After(floor) {
 				floor = a.ClosedAt
 			}
 			a.PeriodStart, a.ResetsAt = window.Open(t.First, floor)
+			a.dirty, held = true, 0
 		}
-		if t.Used > a.Used || !a.stored {
-			d.move(s, sub, i, max(a.Used, t.Used), s.Now)
+		if used := max(held, t.Used); used != a.Used || !a.stored {
+			d.move(s, sub, i, used, s.Now)
 		}
 	}
 }
@@ -301,9 +314,13 @@ func (d *Decider) Refresh(s *State) {
 		d.retier(s, sub, s.Now)
 		d.complete(s, sub)
 		for i, a := range sub.Access {
-			if a != nil {
-				d.limit(s, sub, i, s.Now)
+			if a == nil {
+				continue
 			}
+			if a.Used > 0 && a.ResetsAt.IsZero() && d.plan.Loops[i].Window.Kind != Lifetime {
+				d.move(s, sub, i, 0, s.Now) // a lifetime's count, of a limit that has a period now
+			}
+			d.limit(s, sub, i, s.Now)
 		}
 	}
 }

@@ -29,7 +29,8 @@ type Source interface {
 
 // Stream is an open change stream. One goroutine reads it.
 type Stream interface {
-	// Next waits for changes, or until wake, and returns all that is ready, bounded.
+	// Next waits for changes, or until wake, and returns all that is ready, bounded. What was committed
+	// before the stream began comes before a batch without changes.
 	Next(ctx context.Context, wake time.Time) (Batch, error)
 	// Ack tells the server that nothing up to at is needed again. Call it with what is committed.
 	Ack(at Position)

@@ -59,7 +59,7 @@ func (d *Decider) retier(s *State, sub *Subject, at time.Time) {
 		if m.removed {
 			continue
 		}
-		st := d.plan.standingOf(m, s.Now)
+		st := d.plan.standingOf(m, at)
 		if first || d.plan.better(st.tier, best.tier) || (st.tier == best.tier && outlasts(st, best)) {
 			best, first = st, false
 		}

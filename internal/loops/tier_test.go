@@ -309,3 +309,29 @@ func TestRefresh(t *testing.T) {
 		}
 	}
 }
+
+// TestPaidBeforeTheTrialEnded reads a backlog: what was paid for in time never ends, however late it is read.
+func TestPaidBeforeTheTrialEnded(t *testing.T) {
+	end := march.Add(time.Hour)
+	w := newWorld(t, planOf(features(freeOnly(1))), march)
+	w.apply(subscribe(Insert, "s", "ann", "trialing", march, map[Field]string{FieldPeriodEnd: end.Format(time.DateTime)}), use("ann", march))
+	w.expect("ann tier_changed paid", "ann converted paid")
+	w.now = end.Add(24 * time.Hour)
+	trial := map[Field]string{FieldPeriodEnd: end.Format(time.DateTime), FieldPlan: "pro"}
+	w.apply(subscribe(Update, "s", "ann", "trialing", end.Add(-time.Minute), trial), subscribe(Update, "s", "ann", "active", end, trial))
+	w.expect()
+	w.apply()
+	w.expect()
+}
+
+// TestTiersEndOneAfterAnother lets two subscriptions end before anybody looks.
+func TestTiersEndOneAfterAnother(t *testing.T) {
+	w := newWorld(t, planOf(features(map[string]Limit{DefaultTier: 1, "pro": 5, "team": 10})), march)
+	for plan, days := range map[string]int{"team": 1, "pro": 2} {
+		w.apply(subscribe(Insert, plan, "ann", "", march, map[Field]string{FieldPlan: plan, FieldPeriodEnd: march.AddDate(0, 0, days).Format(time.DateTime)}))
+	}
+	w.said()
+	w.now = march.AddDate(0, 0, 3)
+	w.apply()
+	w.expect("ann tier_changed pro", "ann tier_changed free", "ann churned free")
+}

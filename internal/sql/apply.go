@@ -24,16 +24,17 @@ const (
 // Store keeps flags, events and position. Its connection belongs to the goroutine that follows the
 // stream.
 type Store struct {
-	url     string
-	schema  string
-	access  string // the quoted name of feature_access
-	plan    *loops.Plan
-	watches []loops.Watch
-	index   map[string]int // loop by feature
-	term    int64          // of the lease under which it writes
-	clock   bool           // the test clock may move at any time
-	log     *slog.Logger
-	gauges  Gauges
+	url      string
+	schema   string
+	access   string // the quoted name of feature_access
+	plan     *loops.Plan
+	watches  []loops.Watch
+	index    map[string]int // loop by feature
+	features []string
+	term     int64 // of the lease under which it writes
+	clock    bool  // the test clock may move at any time
+	log      *slog.Logger
+	gauges   Gauges
 
 	conn         *pgx.Conn
 	seq          int64
@@ -63,7 +64,7 @@ type Options struct {
 	Gauges    Gauges
 }
 
-// NewStore returns a store; it connects when Position is called.
+// NewStore returns a store; Resume connects it.
 func NewStore(o Options) *Store {
 	s := &Store{
 		url: o.URL, schema: o.Schema, access: ident(o.Schema, "feature_access"), plan: o.Plan, watches: o.Watches,
@@ -71,6 +72,7 @@ func NewStore(o Options) *Store {
 	}
 	for i, l := range o.Plan.Loops {
 		s.index[l.Feature] = i
+		s.features = append(s.features, l.Feature)
 	}
 	return s
 }
@@ -183,7 +185,8 @@ func (s *Store) transact(ctx context.Context, n needs, b loops.Batch, counting b
 // findNextDue asks the database when time itself demands the next apply.
 func (s *Store) findNextDue(ctx context.Context, tx pgx.Tx, now time.Time) error {
 	var next *time.Time
-	err := tx.QueryRow(ctx, `SELECT least((SELECT min(resets_at) FROM `+s.access+`), (SELECT min(tier_until) FROM tiergate.subject))`).Scan(&next)
+	err := tx.QueryRow(ctx, `SELECT least((SELECT min(resets_at) FROM `+s.access+` WHERE feature = ANY($1)), (SELECT min(tier_until) FROM tiergate.subject))`,
+		s.features).Scan(&next)
 	if err != nil {
 		return explain("find what is due next", err)
 	}

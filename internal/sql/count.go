@@ -265,7 +265,7 @@ func (s *Store) finish(ctx context.Context, reader *pgx.Conn, d *loops.Decider, 
 	if err := s.complete(ctx, reader, d); err != nil {
 		return err
 	}
-	if err := s.answerEvents(ctx, d); err != nil {
+	if err := s.answerEvents(ctx, reader, d); err != nil {
 		return err
 	}
 	_, err := s.transact(ctx, needs{subjects: map[string]struct{}{}}, loops.Batch{Position: at}, true, func(*loops.State, loops.Batch) error { return nil })
@@ -276,9 +276,10 @@ func (s *Store) finish(ctx context.Context, reader *pgx.Conn, d *loops.Decider, 
 	return s.setMeta(ctx, "counted", s.countedNow())
 }
 
-// answerEvents turns events without an email row into emails: those that a lost stream never showed.
-func (s *Store) answerEvents(ctx context.Context, d *loops.Decider) error {
-	rows, err := s.conn.Query(ctx, `SELECT e.id FROM tiergate.access_event e LEFT JOIN tiergate.email m ON m.event_id = e.id
+// answerEvents turns events without an email row into emails: those that a lost stream never showed. It
+// looks at all events there ever were, so it reads through a session that may take its time.
+func (s *Store) answerEvents(ctx context.Context, reader *pgx.Conn, d *loops.Decider) error {
+	rows, err := reader.Query(ctx, `SELECT e.id FROM tiergate.access_event e LEFT JOIN tiergate.email m ON m.event_id = e.id
 		WHERE e.kind IN ('blocked', 'warned') AND m.id IS NULL ORDER BY e.id`)
 	if err != nil {
 		return explain("find events without an email", err)

@@ -19,6 +19,10 @@ const (
 	lockInstall = 2
 )
 
+// leaseHeld is the condition that some sidecar holds the lease of this database: $1 and $2 are the lock.
+const leaseHeld = `EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 AND objid = $2 AND granted
+	AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`
+
 // leasePing is how often the holder looks whether its session still lives; the server gives a dead
 // one up after 25 s (see Connect).
 const leasePing = 5 * time.Second
@@ -38,10 +42,10 @@ func Acquire(ctx context.Context, url, holder string, wait bool, log *slog.Logge
 		return nil, err
 	}
 	for told := false; ; told = true {
-		var held bool
-		if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, $2)`, lockClass, lockLease).Scan(&held); err != nil {
+		held, err := try(ctx, conn)
+		if err != nil {
 			closeConn(conn)
-			return nil, explain("ask for the lease", err)
+			return nil, err
 		}
 		if held {
 			break
@@ -67,6 +71,15 @@ func Acquire(ctx context.Context, url, holder string, wait bool, log *slog.Logge
 		return nil, err
 	}
 	return l, nil
+}
+
+// try asks for the lease once. The answer has its time: a server that vanished would be waited for while
+// another one has taken its place.
+func try(ctx context.Context, conn *pgx.Conn) (held bool, err error) {
+	bounded, cancel := context.WithTimeout(ctx, leasePing)
+	defer cancel()
+	err = conn.QueryRow(bounded, `SELECT pg_try_advisory_lock($1, $2)`, lockClass, lockLease).Scan(&held)
+	return held, explain("ask for the lease", err)
 }
 
 // begin ends the last holder's sessions, so that nothing of theirs commits any more, and moves the term.

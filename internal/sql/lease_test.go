@@ -3,12 +3,17 @@ package sql
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tiergate/tiergate/internal/loops"
 )
@@ -189,4 +194,84 @@ func TestIdleDatabaseStaysIdle(t *testing.T) {
 		}
 	}
 	a.expect(`SELECT xmin::text FROM tiergate.checkpoint`, before...)
+}
+
+// TestServerVanishesUnderAWaiting holds that who waits for the lease notices a server that says nothing
+// any more, as after a failover, and does not wait for it until TCP gives up.
+func TestServerVanishesUnderAWaiting(t *testing.T) {
+	a := newConventional(t)
+	lease, err := Acquire(t.Context(), a.url, "first", true, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Release()
+	url, freeze := a.proxy()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Acquire(t.Context(), url, "waiting", true, slog.New(slog.NewTextHandler(freeze, nil)))
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		kindIs(t, err, loops.Transient)
+	case <-time.After(3 * leasePing):
+		t.Error("it still waits")
+	}
+}
+
+// proxy returns the database's address through a relay, which stands still after the first write to freeze.
+func (a *app) proxy() (url string, freeze io.Writer) {
+	a.t.Helper()
+	config := a.conn.Config()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	frozen := &freezer{ended: make(chan struct{})}
+	a.t.Cleanup(func() { listener.Close(); close(frozen.ended) })
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			network, address := pgconn.NetworkAddress(config.Host, config.Port)
+			server, err := net.Dial(network, address)
+			if err != nil {
+				client.Close()
+				return
+			}
+			go frozen.relay(client, server)
+			go frozen.relay(server, client)
+		}
+	}()
+	return fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable", config.User, config.Password, listener.Addr(), config.Database), frozen
+}
+
+// freezer stops its relays, without a word to either side.
+type freezer struct {
+	still atomic.Bool
+	ended chan struct{}
+}
+
+func (f *freezer) Write(p []byte) (int, error) {
+	f.still.Store(true)
+	return len(p), nil
+}
+
+func (f *freezer) relay(from, to net.Conn) {
+	defer from.Close()
+	buffer := make([]byte, 4096)
+	for {
+		n, err := from.Read(buffer)
+		if f.still.Load() {
+			<-f.ended
+		}
+		if err != nil {
+			return
+		}
+		if _, err := to.Write(buffer[:n]); err != nil {
+			return
+		}
+	}
 }

@@ -104,8 +104,9 @@ func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, n needs, due bool, now
 		}
 	}
 	if due {
-		err := add(`(SELECT subject_id FROM `+s.access+` WHERE resets_at <= $1 ORDER BY resets_at LIMIT $2)
-			UNION (SELECT subject_id FROM tiergate.subject WHERE tier_until <= $1 ORDER BY tier_until LIMIT $2)`, now, chunk)
+		// Rows of a feature that left the plan wait for nothing: they go when the plan is stored.
+		err := add(`(SELECT subject_id FROM `+s.access+` WHERE resets_at <= $1 AND feature = ANY($3) ORDER BY resets_at LIMIT $2)
+			UNION (SELECT subject_id FROM tiergate.subject WHERE tier_until <= $1 ORDER BY tier_until LIMIT $2)`, now, chunk, s.features)
 		if err != nil {
 			return explain("find what is due", err)
 		}

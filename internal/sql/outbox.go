@@ -69,10 +69,11 @@ func (o *Outbox) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.conn = conn
 	if err := conn.QueryRow(ctx, `SELECT value FROM tiergate.meta WHERE key = 'installation'`).Scan(&o.installation); err != nil {
+		closeConn(conn)
 		return explain("read the installation", err)
 	}
+	o.conn = conn
 	return nil
 }
 
@@ -258,13 +259,15 @@ func (o *Outbox) Settle(ctx context.Context, e *loops.Email, id string, failure 
 		return o.end(ctx, e, "dead", failure.Error())
 	}
 	pause := max(loops.BackOff(e.Attempts), fault.RetryAfter)
-	o.log.Warn("email waits for its next attempt", "email", e.ID, "in", pause, "error", failure)
+	o.log.Warn("email waits for its next attempt", "email", e.ID, "in", pause.String(), "error", failure)
 	return o.record(ctx, e, "record the failed attempt", `status = 'queued', attempts = attempts + 1, reason = $3,
 		next_at = tiergate.now() + $4::interval`, failure.Error(), pause)
 }
 
 func (o *Outbox) end(ctx context.Context, e *loops.Email, status, reason string) error {
+	// What was skipped before anything was sent leaves its key to a later crossing of the same episode.
 	return o.record(ctx, e, "record the email's end", `status = $3, reason = $4,
+		idempotency_key = CASE WHEN $3 = 'skipped' AND request IS NULL THEN NULL ELSE idempotency_key END,
 		attempts = attempts + CASE WHEN $3 = 'dead' THEN 1 ELSE 0 END`, status, reason)
 }
 
@@ -298,13 +301,13 @@ func ListEmails(ctx context.Context, conn *pgx.Conn, n int) ([]EmailRow, error) 
 	return out, explain("list the emails", err)
 }
 
-// RetryEmail queues a dead email again, under its old key: one that did arrive is not sent twice
-// within the provider's idempotency window.
-func RetryEmail(ctx context.Context, conn *pgx.Conn, id int64) error {
+// RetryEmails queues dead emails again, one by its id or, with 0, all of them, and returns how many.
+// They keep their keys: what did arrive is not sent twice within the provider's idempotency window.
+func RetryEmails(ctx context.Context, conn *pgx.Conn, id int64) (queued int64, err error) {
 	tag, err := conn.Exec(ctx, `UPDATE tiergate.email SET status = 'queued', attempts = 0, request = NULL, first_try = NULL, next_at = tiergate.now()
-		WHERE id = $1 AND status = 'dead'`, id)
-	if err == nil && tag.RowsAffected() == 0 {
-		return &loops.Fault{Step: "retry the email", Err: fmt.Errorf("no dead email has id %d", id), Hint: "`sidecar emails list` shows them"}
+		WHERE status = 'dead' AND (id = $1 OR $1 = 0)`, id)
+	if err == nil && tag.RowsAffected() == 0 && id != 0 {
+		return 0, &loops.Fault{Step: "retry the email", Err: fmt.Errorf("no dead email has id %d", id), Hint: "`sidecar emails list` shows them"}
 	}
-	return explain("retry the email", err)
+	return tag.RowsAffected(), explain("retry the email", err)
 }

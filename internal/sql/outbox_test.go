@@ -208,15 +208,15 @@ func TestRetryOfADeadEmail(t *testing.T) {
 	p.expect(`SELECT status FROM tiergate.email`, "dead")
 	var id int64
 	p.scan(`SELECT id FROM tiergate.email`, &id)
-	if err := RetryEmail(t.Context(), p.conn, id+1); err == nil {
+	if _, err := RetryEmails(t.Context(), p.conn, id+1); err == nil {
 		t.Error("an email that is not there was queued")
 	}
-	if err := RetryEmail(t.Context(), p.conn, id); err != nil {
+	if n, err := RetryEmails(t.Context(), p.conn, id); err != nil || n != 1 {
 		t.Fatal(err)
 	}
 	p.deliver(p.outbox())
 	p.expectOne("sent")
-	if err := RetryEmail(t.Context(), p.conn, id); err == nil {
+	if _, err := RetryEmails(t.Context(), p.conn, id); err == nil {
 		t.Error("a sent email was queued again")
 	}
 	rows, err := ListEmails(context.Background(), p.conn, 5)

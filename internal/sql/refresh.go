@@ -67,12 +67,10 @@ func (s *Store) refresh(ctx context.Context, reader *pgx.Conn, d *loops.Decider,
 
 // writePlan stores the loops for the functions, and the row of '*' that says what "no row" means.
 func (s *Store) writePlan(ctx context.Context) error {
-	features := make([]string, len(s.plan.Loops))
 	batch := &pgx.Batch{}
 	batch.Queue(`DELETE FROM tiergate.plan`)
 	for i := range s.plan.Loops {
 		l := &s.plan.Loops[i]
-		features[i] = l.Feature
 		zone := ""
 		if l.Window.Zone != nil {
 			zone = l.Window.Zone.String()
@@ -95,7 +93,7 @@ func (s *Store) writePlan(ctx context.Context) error {
 	}
 	batch.Queue(`WITH gone AS (DELETE FROM `+s.access+` WHERE feature <> ALL($1) RETURNING 1)
 		INSERT INTO tiergate.meta (key, value) SELECT 'first_episode', extract(epoch FROM now())::bigint::text FROM gone LIMIT 1
-		ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value`, features)
+		ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value`, s.features)
 	tx, err := s.conn.Begin(ctx)
 	if err != nil {
 		return explain("store the plan", err)

@@ -12,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tiergate/tiergate/internal/dbserver"
 	"github.com/tiergate/tiergate/internal/loops"
@@ -185,4 +187,24 @@ func kindIs(t *testing.T, err error, want loops.Kind) {
 	if !errors.As(err, &fault) || fault.Kind != want {
 		t.Errorf("kind %d of %v, want %d", loops.KindOf(err), err, want)
 	}
+}
+
+// reader follows a slot, as the stream does.
+func (a *app) reader(slot string) *pgconn.PgConn {
+	a.t.Helper()
+	config, err := pgconn.ParseConfig(a.url)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	config.RuntimeParams["replication"] = "database"
+	conn, err := pgconn.ConnectConfig(a.t.Context(), config)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	err = pglogrepl.StartReplication(a.t.Context(), conn, slot, 0, pglogrepl.StartReplicationOptions{
+		PluginArgs: []string{"proto_version '1'", "publication_names '" + UsagePublication + "'"}})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return conn
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tiergate/tiergate/internal/loops"
 )
@@ -60,9 +61,8 @@ func ReadStatus(ctx context.Context, conn *pgx.Conn, schema string) (Status, err
 		FROM tiergate.checkpoint c`).QueryRow(func(r pgx.Row) error {
 		return r.Scan(&position, &st.SourceTime, &st.AppliedAt, &lag, &st.Subjects)
 	})
-	batch.Queue(`SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 AND objid = $2 AND granted
-			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
-		coalesce((SELECT holder FROM tiergate.lease), '')`, uint32(lockClass), uint32(lockLease)).QueryRow(func(r pgx.Row) error { return r.Scan(&st.Running, &st.Holder) })
+	batch.Queue(`SELECT `+leaseHeld+`, coalesce((SELECT holder FROM tiergate.lease), '')`, uint32(lockClass), uint32(lockLease)).
+		QueryRow(func(r pgx.Row) error { return r.Scan(&st.Running, &st.Holder) })
 	batch.Queue(`SELECT p.feature, count(fa.subject_id) FILTER (WHERE fa.subject_id <> '*'),
 			count(*) FILTER (WHERE NOT fa.allowed AND fa.subject_id <> '*'), p.enforcement
 		FROM (SELECT DISTINCT feature, enforcement FROM tiergate.plan) p LEFT JOIN ` + ident(schema, "feature_access") + ` fa USING (feature)
@@ -127,12 +127,9 @@ func Explain(ctx context.Context, conn *pgx.Conn, subject, feature string) (json
 
 // LockUnlessRunning fails where a sidecar holds the lease: what follows must not happen under it.
 func LockUnlessRunning(ctx context.Context, conn *pgx.Conn) error {
-	var held bool
-	if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1, $2)`, lockClass, lockLease).Scan(&held); err != nil {
-		return explain("ask for the lease", err)
-	}
-	if held {
-		return nil
+	held, err := try(ctx, conn)
+	if held || err != nil {
+		return err
 	}
 	return &loops.Fault{Step: "ask for the lease", Err: errors.New("a sidecar is running: " + holderOf(ctx, conn)), Hint: "stop it first", Kind: loops.Permanent}
 }
@@ -140,33 +137,52 @@ func LockUnlessRunning(ctx context.Context, conn *pgx.Conn) error {
 // GiveUpSlot drops the slot together with whoever reads it; the sidecar begins anew and counts again.
 func GiveUpSlot(ctx context.Context, conn *pgx.Conn) error {
 	slot := SlotName(conn.Config().Database)
-	_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL`, slot)
+	_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(active_pid, 3000) FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL`, slot)
 	if err != nil {
 		return explain("give the replication slot up", err)
 	}
-	_, err = conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active`, slot)
+	_, err = conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, slot)
 	return explain("give the replication slot up", err)
 }
 
-// Uninstall removes everything: slot, publications, functions, tables. The caller holds the lease.
+// Uninstall removes everything: publications, functions, tables, and at last the slot. The caller holds
+// the lease. What belongs to another role stops it before anything is gone.
 func Uninstall(ctx context.Context, conn *pgx.Conn, schema string) error {
-	if _, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, SlotName(conn.Config().Database)); err != nil {
-		return explain("drop the replication slot", err)
+	access := ident(schema, "feature_access")
+	var drop bool
+	if err := conn.QueryRow(ctx, `SELECT t IS NOT NULL AND `+ours+` FROM (SELECT to_regclass($1) t) access`, access).Scan(&drop); err != nil {
+		return explain("find "+access, err)
 	}
-	for _, statement := range []string{
+	statements := []string{
 		"DROP PUBLICATION IF EXISTS " + UsagePublication,
 		"DROP PUBLICATION IF EXISTS " + StatePublication,
 		"DROP SCHEMA IF EXISTS tiergate CASCADE",
-	} {
-		if _, err := conn.Exec(ctx, statement); err != nil {
-			return explain(statement, err)
+	}
+	if drop {
+		statements = append(statements, "DROP TABLE "+access)
+	}
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return explain("uninstall", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	for _, statement := range statements {
+		if _, err := tx.Exec(ctx, statement); err != nil {
+			return uninstallFault(statement, err)
 		}
 	}
-	access := ident(schema, "feature_access")
-	var drop bool
-	err := conn.QueryRow(ctx, `SELECT t IS NOT NULL AND `+ours+` FROM (SELECT to_regclass($1) t) access`, access).Scan(&drop)
-	if err == nil && drop {
-		_, err = conn.Exec(ctx, "DROP TABLE "+access)
+	if err := tx.Commit(ctx); err != nil {
+		return explain("uninstall", err)
 	}
-	return explain("drop "+access, err)
+	_, err = conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, SlotName(conn.Config().Database))
+	return explain("drop the replication slot", err)
+}
+
+func uninstallFault(statement string, err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "42501" {
+		return &loops.Fault{Step: statement, Err: errors.New(pg.Message), Kind: loops.Permanent,
+			Hint: "nothing was removed: let the role that installed it run `sidecar uninstall`"}
+	}
+	return explain(statement, err)
 }

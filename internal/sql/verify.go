@@ -15,7 +15,7 @@ import (
 type Finding struct {
 	Subject string `json:"subject"`
 	Feature string `json:"feature"`
-	Problem string `json:"problem"` // "lost", "excess", "tier", "flag", "email"
+	Problem string `json:"problem"` // "lost", "tier", "flag", "email"
 	Detail  string `json:"detail"`
 }
 
@@ -60,16 +60,14 @@ func (s *Store) verifyLoop(ctx context.Context, i int, report *Report) error {
 	}
 	rows := map[string]windowCount{}
 	err = s.inView(ctx, func(tx pgx.Tx) error {
-		r, err := tx.Query(ctx, `SELECT subject_id, coalesce(period_start, '-infinity'::timestamptz) = '-infinity', period_start, used
-			FROM `+s.access+` WHERE feature = $1 AND subject_id <> '*'`, l.Feature)
+		r, err := tx.Query(ctx, `SELECT subject_id, period_start, used FROM `+s.access+` WHERE feature = $1 AND subject_id <> '*'`, l.Feature)
 		if err != nil {
 			return err
 		}
 		var id string
-		var none bool
 		var start *time.Time
 		var used int64
-		_, err = pgx.ForEachRow(r, []any{&id, &none, &start, &used}, func() error {
+		_, err = pgx.ForEachRow(r, []any{&id, &start, &used}, func() error {
 			rows[id] = windowCount{orZero(start), used}
 			return nil
 		})
@@ -174,8 +172,11 @@ func (s *Store) inView(ctx context.Context, work func(pgx.Tx) error) error {
 	return work(tx)
 }
 
-// verifyPatience is how long the flags may take to pass a point.
-const verifyPatience = time.Minute
+// How long the flags may take to pass a point, and a sidecar to begin.
+const (
+	verifyPatience = time.Minute
+	startPatience  = 5 * time.Second
+)
 
 // passed waits until the flags stand behind what is committed now. An event of our own marks the point:
 // it goes through the stream like everybody's changes, and records that somebody verified.
@@ -193,16 +194,18 @@ func (s *Store) passed(ctx context.Context) error {
 		return explain("mark a point in the stream", err)
 	}
 	for begun := time.Now(); ; {
-		var past bool
-		err := s.conn.QueryRow(ctx, `SELECT position <> '' AND (position::jsonb ->> 'end')::pg_lsn >= $1::text::pg_lsn
-			FROM tiergate.checkpoint`, point).Scan(&past)
-		if err != nil {
+		var past, running bool
+		err := s.conn.QueryRow(ctx, `SELECT position <> '' AND (position::jsonb ->> 'end')::pg_lsn >= $3::text::pg_lsn, `+leaseHeld+`
+			FROM tiergate.checkpoint`, uint32(lockClass), uint32(lockLease), point).Scan(&past, &running)
+		switch waited := time.Since(begun); {
+		case err != nil:
 			return explain("wait for the flags", err)
-		}
-		if past {
+		case past:
 			return nil
-		}
-		if time.Since(begun) > verifyPatience {
+		case !running && waited > startPatience:
+			return &loops.Fault{Step: "wait for the flags", Kind: loops.Permanent, Err: errors.New("no sidecar is running"),
+				Hint: "start it, `sidecar run`, and verify again"}
+		case waited > verifyPatience:
 			return &loops.Fault{Step: "wait for the flags", Kind: loops.Permanent, Err: errors.New("they do not move past what is committed"),
 				Hint: "is the sidecar running, and how far behind is it? `sidecar status`"}
 		}
