@@ -150,10 +150,18 @@ func (s *sidecar) parts(p *prepared, mails *mail.Mailer, term int64) (*sql.Store
 	store := sql.NewStore(sql.Options{URL: p.url(), Schema: p.schema, Plan: p.plan, Watches: p.watches, Term: term,
 		TestClock: p.settings.TestClock, Log: s.log, Gauges: readiness{s.metrics, s}})
 	outbox := sql.NewOutbox(sql.OutboxOptions{URL: p.url(), Schema: p.schema, Plan: p.plan, Term: term, Log: s.log,
-		Hold: mails.Ready, Route: mails.Route})
+		Hold: hold(p.plan, mails), Route: mails.Route})
 	source := cdc.NewPostgres(cdc.Config{URL: p.url(), Name: string(sql.ForStream), Slot: p.slot,
 		Publications: []string{sql.UsagePublication, sql.StatePublication}, Watches: p.watches, Facts: facts(p.url()), Log: s.log})
 	return store, outbox, loops.NewFlow(source, store, outbox, mails, loops.NewDecider(p.plan, p.watches))
+}
+
+// hold says why emails wait; where no loop mails anybody, nothing does.
+func hold(plan *loops.Plan, mails *mail.Mailer) func() error {
+	if len(templates(plan)) == 0 {
+		return func() error { return nil }
+	}
+	return mails.Ready
 }
 
 func (s *sidecar) install(ctx context.Context, p *prepared) error {

@@ -14,7 +14,12 @@ func verifyCommand() *cobra.Command {
 	c := &cobra.Command{Use: "verify", Short: "Compare the flags with the data, while the sidecar runs", Args: cobra.NoArgs}
 	asJSON := jsonFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
+		return inInstalled(c, func(ctx context.Context, _ *pgx.Conn, p *prepared) error {
+			conn, err := sql.Connect(ctx, p.url(), sql.ForVerify)
+			if err != nil {
+				return err
+			}
+			defer conn.Close(context.WithoutCancel(ctx))
 			report, err := sql.Verify(ctx, conn, sql.Options{Schema: p.schema, Plan: p.plan, Watches: p.watches})
 			if err != nil {
 				return err

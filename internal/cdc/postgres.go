@@ -146,6 +146,7 @@ func (p *Postgres) connect(ctx context.Context) (*pgconn.PgConn, pglogrepl.Ident
 	for name, value := range map[string]string{
 		"replication": "database", "application_name": p.config.Name, "datestyle": "ISO", "timezone": "UTC",
 		"wal_sender_timeout": "60s", "search_path": "pg_catalog",
+		"idle_in_transaction_session_timeout": "0", // an exported snapshot lasts as long as the count
 	} {
 		config.RuntimeParams[name] = value
 	}

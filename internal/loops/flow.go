@@ -193,11 +193,17 @@ func (f *Flow) deliver(ctx context.Context, e *Email, data PromptData) error {
 		}
 	}
 	id, failure := f.Mailer.Send(ctx, *e.Request)
-	if ctx.Err() != nil {
+	if failure != nil && ctx.Err() != nil {
 		return ctx.Err() // the outcome is unknown: the same request goes out again under the same key
 	}
-	return f.Outbox.Settle(ctx, e, id, failure)
+	// What was sent is recorded even when we are asked to stop in that moment.
+	settling, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleBound)
+	defer cancel()
+	return f.Outbox.Settle(settling, e, id, failure)
 }
+
+// settleBound is how long a stop waits for the last email's record.
+const settleBound = 5 * time.Second
 
 func (f *Flow) ring(queued int) {
 	if queued == 0 {

@@ -27,6 +27,9 @@ const leaseHeld = `EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND 
 // one up after 25 s (see Connect).
 const leasePing = 5 * time.Second
 
+// leaseBound is how long the database may take to answer the holder before the session counts as lost.
+const leaseBound = 15 * time.Second
+
 // Lease is the right to write. It lives as long as its session: no heartbeat is written, so an idle
 // database stays idle.
 type Lease struct {
@@ -121,7 +124,7 @@ func holderOf(ctx context.Context, conn *pgx.Conn) string {
 // session lives. It returns when that is lost, with Deposed, when look fails, or when ctx ends.
 func (l *Lease) Hold(ctx context.Context, look func(context.Context, *pgx.Conn) error) error {
 	for {
-		bounded, cancel := context.WithTimeout(ctx, leasePing)
+		bounded, cancel := context.WithTimeout(ctx, leaseBound)
 		err := look(bounded, l.conn)
 		cancel()
 		switch {

@@ -29,6 +29,7 @@ const (
 	ForLease   Purpose = "tiergate lease"
 	ForCount   Purpose = "tiergate count" // reads for as long as it takes
 	ForCommand Purpose = "tiergate command"
+	ForVerify  Purpose = "tiergate verify" // reads for as long as it takes
 	ForStream  Purpose = "tiergate stream" // the replication connection
 )
 
@@ -55,7 +56,7 @@ func Connect(ctx context.Context, url string, purpose Purpose) (*pgx.Conn, error
 	} {
 		config.RuntimeParams[name] = value
 	}
-	if purpose == ForCount {
+	if purpose == ForCount || purpose == ForVerify {
 		config.RuntimeParams["statement_timeout"] = "0"
 		config.RuntimeParams["idle_in_transaction_session_timeout"] = "0"
 	}
