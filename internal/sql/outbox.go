@@ -231,7 +231,8 @@ func (o *Outbox) Freeze(ctx context.Context, e *loops.Email, m loops.Message) er
 		return fmt.Errorf("freeze the request: %w", err)
 	}
 	e.Request = &m
-	return o.record(ctx, e, "freeze the request", `request = $3, first_try = tiergate.now()`, request)
+	// Of a user who was deleted in this moment, no address is kept.
+	return o.record(ctx, e, "freeze the request", `request = CASE WHEN status = 'sending' THEN $3::jsonb END, first_try = tiergate.now()`, request)
 }
 
 // messageKey keeps a key within the 256 characters that providers take.
