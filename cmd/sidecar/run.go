@@ -135,7 +135,7 @@ func (s *sidecar) session(ctx context.Context) error {
 	defer store.Close()
 	defer outbox.Close()
 	if s.once {
-		return s.pass(ctx, flow)
+		return flow.Once(ctx)
 	}
 	// The first part that fails ends the others.
 	parts, ctx := errgroup.WithContext(ctx)
@@ -199,15 +199,6 @@ func (s *sidecar) follow(flow *loops.Flow) func(context.Context) error {
 		}
 		return flow.Follow(ctx)
 	}
-}
-
-// pass counts once and sends what is due.
-func (s *sidecar) pass(ctx context.Context, flow *loops.Flow) error {
-	if err := flow.Store.Count(ctx, loops.Snapshot{}, flow.Decider); err != nil {
-		return err
-	}
-	_, err := flow.DeliverDue(ctx)
-	return err
 }
 
 // facts asks the server what the change stream wants to know before it is opened.

@@ -15,13 +15,11 @@ type CatalogTable struct {
 	Columns      []CatalogColumn
 	Key          []string // usable replica identity: columns of the primary key or of the identity index; all for FULL
 	Kind         rune     // relkind: 'r' table, 'p' partitioned, 'v' view, 'm' materialised view, 'f' foreign
-	Estimate     int64    // rows, as the planner thinks; negative: unknown
 }
 
 // CatalogColumn is one column; Type is what format_type prints.
 type CatalogColumn struct {
 	Name, Type string
-	NotNull    bool
 }
 
 // String returns the name as people write it.

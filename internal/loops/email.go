@@ -19,7 +19,6 @@ type Email struct {
 	Skip     string // why it is not sent; empty: it is queued
 	Attempts int
 	Request  *Message // frozen before the first attempt; nil until then
-	FirstTry time.Time
 }
 
 // WarningTemplate is the template of a warning, whatever the loop's prompt says.

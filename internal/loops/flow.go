@@ -138,6 +138,15 @@ func (f *Flow) join(ctx context.Context) (Stream, error) {
 	return f.Source.Resume(ctx, view.At)
 }
 
+// Once counts, and sends what is due.
+func (f *Flow) Once(ctx context.Context) error {
+	if err := f.Store.Count(ctx, Snapshot{}, f.Decider); err != nil {
+		return fmt.Errorf("count usage: %w", err)
+	}
+	_, err := f.DeliverDue(ctx)
+	return err
+}
+
 // Poll counts again and again instead of following a stream: for databases that have none.
 func (f *Flow) Poll(ctx context.Context, every time.Duration) error {
 	for {

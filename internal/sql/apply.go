@@ -25,7 +25,6 @@ const (
 // stream.
 type Store struct {
 	url      string
-	schema   string
 	access   string // the quoted name of feature_access
 	plan     *loops.Plan
 	watches  []loops.Watch
@@ -42,7 +41,7 @@ type Store struct {
 	whole        bool           // every subject has its rows, as far as this connection knows
 	sparse       bool
 	firstEpisode int64
-	nextDue      time.Time // on the database's clock; zero: unknown
+	nextDue      time.Time // on this machine's clock; zero: unknown
 }
 
 // Gauges is told what each commit did. All methods may be called at any time.
@@ -67,7 +66,7 @@ type Options struct {
 // NewStore returns a store; Resume connects it.
 func NewStore(o Options) *Store {
 	s := &Store{
-		url: o.URL, schema: o.Schema, access: ident(o.Schema, "feature_access"), plan: o.Plan, watches: o.Watches,
+		url: o.URL, access: ident(o.Schema, "feature_access"), plan: o.Plan, watches: o.Watches,
 		index: map[string]int{}, term: o.Term, clock: o.TestClock, log: o.Log, gauges: o.Gauges,
 	}
 	for i, l := range o.Plan.Loops {
@@ -195,7 +194,7 @@ func (s *Store) findNextDue(ctx context.Context, tx pgx.Tx, now time.Time) error
 	return nil
 }
 
-// dueBy moves the next due time forward to at, which is on the database's clock.
+// dueBy brings the next due time forward to at, which like now is on the database's clock.
 func (s *Store) dueBy(at, now time.Time) {
 	if at.IsZero() {
 		return

@@ -14,23 +14,20 @@ type Table struct {
 	Kind         string // r table, p partitioned, v view, m materialized view, f foreign
 	Columns      []Column
 	Key          []string // the replica identity's columns; empty: none that an UPDATE could be published with
-	Estimate     int64    // rows
 }
 
 // Column is one column of a Table.
 type Column struct {
-	Name    string
-	Type    string
-	NotNull bool
+	Name string
+	Type string
 }
 
 // Catalog lists the application's tables: everything but the system's schemas and our own.
 func Catalog(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 	rows, err := conn.Query(ctx, `
-		SELECT n.nspname, c.relname, c.relkind::text, c.reltuples::bigint,
+		SELECT n.nspname, c.relname, c.relkind::text,
 			ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
 			ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
-			ARRAY(SELECT a.attnotnull FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
 			ARRAY(SELECT a.attname::text FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k (num, pos)
 				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
 				WHERE i.indrelid = c.oid AND i.indisvalid AND CASE c.relreplident
@@ -46,12 +43,11 @@ func Catalog(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Table, error) {
 		var t Table
 		var names, types []string
-		var required []bool
-		if err := row.Scan(&t.Schema, &t.Name, &t.Kind, &t.Estimate, &names, &types, &required, &t.Key); err != nil {
+		if err := row.Scan(&t.Schema, &t.Name, &t.Kind, &names, &types, &t.Key); err != nil {
 			return t, err
 		}
 		for i := range names {
-			t.Columns = append(t.Columns, Column{names[i], types[i], required[i]})
+			t.Columns = append(t.Columns, Column{names[i], types[i]})
 		}
 		return t, nil
 	})

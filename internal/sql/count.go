@@ -196,7 +196,7 @@ func (s *Store) tally(ctx context.Context, tx pgx.Tx, i int, d *loops.Decider) (
 	defer rows.Close()
 	var tallies []loops.Tally
 	flush := func() error {
-		n := needs{subjects: map[string]struct{}{}}
+		n := needsOf(nil)
 		for _, t := range tallies {
 			n.subjects[t.Subject] = struct{}{}
 		}
@@ -268,7 +268,7 @@ func (s *Store) finish(ctx context.Context, reader *pgx.Conn, d *loops.Decider, 
 	if err := s.answerEvents(ctx, reader, d); err != nil {
 		return err
 	}
-	_, err := s.transact(ctx, needs{subjects: map[string]struct{}{}}, loops.Batch{Position: at}, true, func(*loops.State, loops.Batch) error { return nil })
+	_, err := s.transact(ctx, needsOf(nil), loops.Batch{Position: at}, true, func(*loops.State, loops.Batch) error { return nil })
 	if err != nil {
 		return err
 	}

@@ -136,15 +136,14 @@ func (o *Outbox) next(ctx context.Context) (*loops.Email, error) {
 	for {
 		var e loops.Email
 		var request []byte
-		var first *time.Time
 		var stale bool
 		err := o.conn.QueryRow(ctx, `UPDATE tiergate.email SET status = 'sending'
 			WHERE id = (SELECT id FROM tiergate.email WHERE status IN ('queued', 'sending') AND next_at <= tiergate.now()
 				ORDER BY next_at, id LIMIT 1)
 				AND EXISTS (SELECT FROM tiergate.checkpoint WHERE term = $1)
-			RETURNING id, event_id, subject_id, feature, loop, kind, episode, template, attempts, request, first_try,
+			RETURNING id, event_id, subject_id, feature, loop, kind, episode, template, attempts, request,
 				coalesce(first_try < tiergate.now() - $2::interval, false)`, o.term, keyLife).
-			Scan(&e.ID, &e.EventID, &e.Subject, &e.Feature, &e.Loop, &e.Kind, &e.Episode, &e.Template, &e.Attempts, &request, &first, &stale)
+			Scan(&e.ID, &e.EventID, &e.Subject, &e.Feature, &e.Loop, &e.Kind, &e.Episode, &e.Template, &e.Attempts, &request, &stale)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil, nil
 		}
@@ -163,7 +162,6 @@ func (o *Outbox) next(ctx context.Context) (*loops.Email, error) {
 				return nil, fmt.Errorf("email %d: read its request: %w", e.ID, err)
 			}
 		}
-		e.FirstTry = orZero(first)
 		return &e, nil
 	}
 }

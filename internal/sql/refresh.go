@@ -50,7 +50,7 @@ func (s *Store) refresh(ctx context.Context, reader *pgx.Conn, d *loops.Decider,
 		if err != nil || len(ids) == 0 {
 			return explain("bring rows in line with the plan", err)
 		}
-		n := needs{subjects: map[string]struct{}{}}
+		n := needsOf(nil)
 		for _, id := range ids {
 			n.subjects[id] = struct{}{}
 		}
