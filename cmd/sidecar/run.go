@@ -153,7 +153,7 @@ func (s *sidecar) parts(p *prepared, mails *mail.Mailer, term int64) (*sql.Store
 		Hold: hold(p.plan, mails), Route: mails.Route})
 	source := cdc.NewPostgres(cdc.Config{URL: p.url(), Name: string(sql.ForStream), Slot: p.slot,
 		Publications: []string{sql.UsagePublication, sql.StatePublication}, Watches: p.watches, Facts: facts(p.url()), Log: s.log})
-	return store, outbox, loops.NewFlow(source, store, outbox, mails, loops.NewDecider(p.plan, p.watches))
+	return store, outbox, loops.NewFlow(source, store, outbox, mails, loops.NewDecider(p.plan, p.watches), s.log)
 }
 
 // hold says why emails wait; where no loop mails anybody, nothing does.

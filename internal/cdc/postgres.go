@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -39,14 +40,11 @@ func (p *Postgres) Resume(ctx context.Context, at loops.Position) (loops.Stream,
 		p.config.Log.Warn("the change stream does not join", "error", err)
 		return nil, err
 	}
-	err = pglogrepl.StartReplication(ctx, conn, p.config.Slot, from.End, pglogrepl.StartReplicationOptions{
-		PluginArgs: []string{"proto_version '1'", fmt.Sprintf("publication_names '%s'", strings.Join(p.config.Publications, ","))},
-	})
-	if err != nil {
+	if err := p.start(ctx, conn, from); err != nil {
 		closeConn(conn)
-		return nil, explain("start the change stream", err)
+		return nil, err
 	}
-	return newStream(conn, from, system.XLogPos, p.config), nil
+	return newStream(conn, from, system.XLogPos, 0, p.config), nil
 }
 
 // joins reports a Gap where the slot does not continue exactly at the position.
@@ -107,24 +105,77 @@ func (p *Postgres) Snapshot(ctx context.Context) (loops.Snapshot, error) {
 			return loops.Snapshot{}, explain("drop the old replication slot", err)
 		}
 	}
+	at := position{System: system.SystemID, Timeline: system.Timeline, Slot: p.config.Slot, Publications: facts.Publications}
+	return p.export(ctx, conn, at, false)
+}
+
+// Beside creates a slot that lasts as long as its connection, and exports the view of its first position.
+// What happens from there on can be replayed up to any place where the stream stands then.
+func (p *Postgres) Beside(ctx context.Context) (loops.Snapshot, error) {
+	conn, _, err := p.connect(ctx)
+	if err != nil {
+		return loops.Snapshot{}, err
+	}
+	at := position{Slot: fmt.Sprintf("tiergate_beside_%d", conn.PID())}
+	view, err := p.export(ctx, conn, at, true)
+	if err != nil {
+		return view, err
+	}
+	view.Replay = func(ctx context.Context, until loops.Position) (loops.Stream, error) {
+		return p.replay(ctx, conn, view.At, until)
+	}
+	return view, nil
+}
+
+// export creates a slot and exports the view of the data as of its first position. The connection
+// belongs to the view, and is closed where there is none.
+func (p *Postgres) export(ctx context.Context, conn *pgconn.PgConn, at position, temporary bool) (loops.Snapshot, error) {
 	slow := time.AfterFunc(5*time.Second, func() {
 		p.config.Log.Info("the replication slot waits for transactions that are still open in the application")
 	})
-	slot, err := pglogrepl.CreateReplicationSlot(ctx, conn, p.config.Slot, "pgoutput", pglogrepl.CreateReplicationSlotOptions{
-		Mode: pglogrepl.LogicalReplication, SnapshotAction: "EXPORT_SNAPSHOT",
+	slot, err := pglogrepl.CreateReplicationSlot(ctx, conn, at.Slot, "pgoutput", pglogrepl.CreateReplicationSlotOptions{
+		Mode: pglogrepl.LogicalReplication, SnapshotAction: "EXPORT_SNAPSHOT", Temporary: temporary,
 	})
 	slow.Stop()
+	if err == nil {
+		at.End, err = pglogrepl.ParseLSN(slot.ConsistentPoint)
+	}
 	if err != nil {
 		closeConn(conn)
 		return loops.Snapshot{}, explain("create the replication slot", err)
 	}
-	start, err := pglogrepl.ParseLSN(slot.ConsistentPoint)
-	if err != nil {
-		closeConn(conn)
-		return loops.Snapshot{}, explain("create the replication slot", err)
-	}
-	at := position{System: system.SystemID, Timeline: system.Timeline, Slot: p.config.Slot, Publications: facts.Publications, End: start}
 	return loops.Snapshot{Name: slot.SnapshotName, At: at.encode(), Close: func() { closeConn(conn) }}, nil
+}
+
+// replay streams on the connection of a temporary slot, which no other one may use, and ends before the
+// first transaction that the stream's position does not hold. It returns nil where that is before the view.
+func (p *Postgres) replay(ctx context.Context, conn *pgconn.PgConn, from, until loops.Position) (loops.Stream, error) {
+	start, err := decodePosition(from)
+	if err != nil {
+		return nil, err
+	}
+	end, err := decodePosition(until)
+	if err != nil {
+		return nil, err
+	}
+	if end.End < start.End {
+		return nil, nil
+	}
+	if err := p.start(ctx, conn, start); err != nil {
+		return nil, err
+	}
+	return newStream(conn, start, math.MaxUint64, end.End, p.config), nil
+}
+
+// start begins to stream from a position on.
+func (p *Postgres) start(ctx context.Context, conn *pgconn.PgConn, from position) error {
+	err := pglogrepl.StartReplication(ctx, conn, from.Slot, from.End, pglogrepl.StartReplicationOptions{
+		PluginArgs: []string{"proto_version '1'", fmt.Sprintf("publication_names '%s'", strings.Join(p.config.Publications, ","))},
+	})
+	if err != nil {
+		return explain("start the change stream", err)
+	}
+	return nil
 }
 
 // Probe opens a replication connection and closes it again: pg_hba.conf, a pooler or a missing right may

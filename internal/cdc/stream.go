@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"net"
@@ -34,6 +35,7 @@ const (
 type stream struct {
 	conn    *pgconn.PgConn
 	backlog pglogrepl.LSN // where the WAL ended when the stream began: time does not pass before
+	until   pglogrepl.LSN // the stream ends here; zero: never
 	decoder *decoder
 	log     *slog.Logger
 	done    chan struct{} // closed when the goroutine has ended
@@ -60,9 +62,9 @@ type stream struct {
 	told      pglogrepl.LSN
 }
 
-func newStream(conn *pgconn.PgConn, from position, backlog pglogrepl.LSN, c Config) *stream {
+func newStream(conn *pgconn.PgConn, from position, backlog, until pglogrepl.LSN, c Config) *stream {
 	s := &stream{
-		conn: conn, backlog: backlog, decoder: newDecoder(c.Watches), log: c.Log,
+		conn: conn, backlog: backlog, until: until, decoder: newDecoder(c.Watches), log: c.Log,
 		done: make(chan struct{}), ready: make(chan struct{}, 1), space: make(chan struct{}, 1),
 		at: from, whole: from.Final == 0, acked: from.End, idleSeen: time.Now(), resume: from,
 	}
@@ -103,7 +105,7 @@ func (s *stream) takePending(late bool) (b loops.Batch, ok bool, err error) {
 	case len(s.pending) == 0 && s.whole:
 		s.settleIdle()
 	}
-	b = loops.Batch{Changes: s.pending, Position: s.at.encode(), Through: s.through}
+	b = loops.Batch{Changes: s.pending, Position: s.at.encode(), Open: !s.whole, Through: s.through}
 	s.pending, s.bytes, s.through = nil, 0, time.Time{}
 	ring(s.space)
 	return b, true, nil
@@ -162,7 +164,7 @@ func (s *stream) run() {
 var errClosed = errors.New("the stream was closed")
 
 func (s *stream) read() error {
-	for {
+	for s.until == 0 || !s.reached(s.at.End) {
 		if err := s.tell(false); err != nil {
 			return err
 		}
@@ -190,7 +192,11 @@ func (s *stream) read() error {
 			return err
 		}
 	}
+	return io.EOF
 }
+
+// reached reports whether a stream that ends somewhere has come there.
+func (s *stream) reached(at pglogrepl.LSN) bool { return s.until > 0 && at >= s.until }
 
 // tell sends the acknowledged position when it is time, or at once when the server asks.
 func (s *stream) tell(asked bool) error {
@@ -261,8 +267,12 @@ func (s *stream) handle(data []byte) error {
 		}
 		s.mu.Lock()
 		s.idle = k.ServerWALEnd
+		whole := s.whole
 		s.mu.Unlock()
 		ring(s.ready) // the backlog may be over
+		if whole && s.reached(k.ServerWALEnd) {
+			return io.EOF
+		}
 		if k.ReplyRequested {
 			return s.tell(true)
 		}
@@ -309,6 +319,9 @@ func (s *stream) take(message any, size int) error {
 // begin opens a transaction. The first one after a position inside a transaction must be that one;
 // while its rows that are done pass by, the position stays.
 func (s *stream) begin(m beginMessage) error {
+	if s.reached(m.final) {
+		return io.EOF
+	}
 	from := s.resume
 	s.resume, s.committed = position{}, m.committed
 	s.mu.Lock()

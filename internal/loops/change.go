@@ -38,6 +38,7 @@ type Change struct {
 type Batch struct {
 	Changes  []Change
 	Position Position
+	Open     bool      // the place is inside a transaction
 	Through  time.Time // commit time of the newest change; zero where the stream was quiet
 }
 

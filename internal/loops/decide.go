@@ -69,7 +69,7 @@ func (d *Decider) use(s *State, u *Use, committed time.Time) {
 	if u.Refused {
 		return
 	}
-	if u.Subject == "" || u.Subject == AnySubject {
+	if Nobody(u.Subject) {
 		s.Unknown++
 		return
 	}
@@ -83,7 +83,9 @@ func (d *Decider) use(s *State, u *Use, committed time.Time) {
 	}
 	d.elapse(s, sub, at)
 	for _, i := range d.match(u) {
-		d.count(s, sub, i, u.Quantity, at)
+		if s.Elsewhere == nil || !s.Elsewhere[i] {
+			d.count(s, sub, i, u.Quantity, at)
+		}
 	}
 }
 
@@ -138,12 +140,17 @@ func (d *Decider) count(s *State, sub *Subject, i int, quantity int64, at time.T
 	d.move(s, sub, i, plus(a.Used, quantity), at)
 }
 
-// plus adds a quantity to a count, which stays between zero and the largest number there is.
+// plus adds a quantity to a count. What is given back before it was used is a credit: a sum that stopped
+// at zero would depend on the order of the rows, and a recount knows none.
 func plus(used, quantity int64) int64 {
-	if quantity > math.MaxInt64-used {
+	switch sum := used + quantity; {
+	case quantity > 0 && sum < used:
 		return math.MaxInt64
+	case quantity < 0 && sum > used:
+		return math.MinInt64
+	default:
+		return sum
 	}
-	return max(0, used+quantity)
 }
 
 // close ends an open window: the count starts again with the next use.
@@ -268,7 +275,8 @@ func (d *Decider) elapse(s *State, sub *Subject, through time.Time) {
 }
 
 // Tally is what a count found for one subject: its uses in the stored window or, where none is open,
-// since the later of the window's horizon and the end of the last one; and the first of them.
+// since the later of the window's horizon and the end of the last one; and the first of them. A zero
+// First means that there are none.
 type Tally struct {
 	Subject string
 	Used    int64
@@ -276,32 +284,46 @@ type Tally struct {
 }
 
 // Recount applies a count of the i-th loop, as of now. Usage that was deleted never lowers a count: the
-// greater of stored and counted holds. What is stored without a window is no count of one that opens.
-func (d *Decider) Recount(s *State, i int, now time.Time, tallies []Tally) {
+// greater of stored and counted holds, unless it is counted afresh. What is stored without a window is no
+// count of one that opens.
+func (d *Decider) Recount(s *State, i int, now time.Time, afresh bool, tallies []Tally) {
 	window := d.plan.Loops[i].Window
 	for _, t := range tallies {
 		sub := s.subject(t.Subject)
-		if sub.Deleted || t.Subject == AnySubject {
+		if sub.Deleted || Nobody(t.Subject) {
 			continue
 		}
 		d.elapse(s, sub, now)
 		a := d.access(s, sub, i)
-		held := a.Used
-		if a.ResetsAt.IsZero() && t.First.Before(a.ClosedAt) {
+		if window.Kind == Lifetime && !a.ResetsAt.IsZero() {
+			a.PeriodStart, a.ResetsAt, a.dirty = time.Time{}, time.Time{}, true
+		}
+		if a.ResetsAt.IsZero() && t.First.Before(a.ClosedAt) && !t.First.IsZero() {
 			continue // counted before the row was closed: a user who was deleted and came back
 		}
+		used := t.Used
 		if a.ResetsAt.IsZero() && window.Kind != Lifetime {
-			floor := window.Horizon(now)
-			if a.ClosedAt.After(floor) {
-				floor = a.ClosedAt
-			}
-			a.PeriodStart, a.ResetsAt = window.Open(t.First, floor)
-			a.dirty, held = true, 0
+			d.reopen(a, window, now, t.First)
+		} else if !afresh {
+			used = max(used, a.Used)
 		}
-		if used := max(held, t.Used); used != a.Used || !a.stored {
+		if used != a.Used || !a.stored {
 			d.move(s, sub, i, used, s.Now)
 		}
 	}
+}
+
+// reopen opens the window of a use that a count found, where none is open.
+func (d *Decider) reopen(a *Access, window Window, now, first time.Time) {
+	if first.IsZero() {
+		return
+	}
+	floor := window.Horizon(now)
+	if a.ClosedAt.After(floor) {
+		floor = a.ClosedAt
+	}
+	a.PeriodStart, a.ResetsAt = window.Open(first, floor)
+	a.dirty = true
 }
 
 // Refresh brings every loaded subject in line with a plan that changed: tiers, limits, messages, and
@@ -316,9 +338,6 @@ func (d *Decider) Refresh(s *State) {
 		for i, a := range sub.Access {
 			if a == nil {
 				continue
-			}
-			if a.Used > 0 && a.ResetsAt.IsZero() && d.plan.Loops[i].Window.Kind != Lifetime {
-				d.move(s, sub, i, 0, s.Now) // a lifetime's count, of a limit that has a period now
 			}
 			d.limit(s, sub, i, s.Now)
 		}
@@ -363,14 +382,17 @@ func (d *Decider) event(s *State, id int64) {
 // already over, or in shadow mode, is recorded silently.
 func (d *Decider) emit(s *State, sub *Subject, i int, ev Event) {
 	a, l := sub.Access[i], &d.plan.Loops[i]
-	ev.Silent = ev.Silent || l.Enforcement == Shadow || (s.Counting && !a.stored) ||
+	ev.Silent = ev.Silent || s.Silent || l.Enforcement == Shadow || (s.Counting && !a.stored) ||
 		(!a.ResetsAt.IsZero() && !a.ResetsAt.After(s.Now))
 	ev.Subject, ev.Feature, ev.Loop = sub.ID, l.Feature, l.Name
 	ev.Tier, ev.Used, ev.Limit, ev.Episode = a.Tier, a.Used, a.Limit, a.Episode
 	s.Events = append(s.Events, ev)
 }
 
-func atWall(used int64, limit Limit) bool { return limit != Unlimited && used >= int64(limit) }
+// atWall reports whether nothing is left. A limit of zero is no allowance that a credit could fill.
+func atWall(used int64, limit Limit) bool {
+	return limit != Unlimited && (used >= int64(limit) || limit == 0)
+}
 
 // warnLine is the number of uses at which a fraction of the limit is reached, and at least one.
 func warnLine(fraction float64, limit Limit) int64 {

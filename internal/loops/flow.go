@@ -15,6 +15,7 @@ package loops
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -25,6 +26,8 @@ type Source interface {
 	// Snapshot begins a new stream and a view of the data as of exactly its first position. The view
 	// lasts until Close.
 	Snapshot(ctx context.Context) (Snapshot, error)
+	// Beside is a view of the data beside a stream that is open, with what happened since.
+	Beside(ctx context.Context) (Snapshot, error)
 }
 
 // Stream is an open change stream. One goroutine reads it.
@@ -42,12 +45,16 @@ type Snapshot struct {
 	Name  string
 	At    Position
 	Close func()
+	// Replay opens the changes from the view up to a position of the stream that it is beside. They
+	// end with io.EOF. It returns nil while that stream has not come to the view.
+	Replay func(ctx context.Context, until Position) (Stream, error)
 }
 
 // Store keeps flags, events and the position of what they are made of.
 type Store interface {
 	// Resume returns where the stored state stands, in line with today's plan; empty: count it first.
-	Resume(ctx context.Context, d *Decider) (Position, error)
+	// missing says that some loops are not in it yet.
+	Resume(ctx context.Context, d *Decider) (at Position, missing bool, err error)
 	// Apply loads what the batch names, decides, and writes the outcome and the batch's position in
 	// one transaction. It fails with Deposed where another sidecar has moved the position.
 	Apply(ctx context.Context, b Batch, d *Decider) (Applied, error)
@@ -75,27 +82,36 @@ type Outbox interface {
 // Flow joins the parts.
 type Flow struct {
 	Source  Source
-	Store   Store
+	Store   Counters
 	Outbox  Outbox
 	Mailer  Mailer
 	Decider *Decider
+	Log     *slog.Logger
 	mails   chan struct{} // rings when an email was queued
 	recount bool          // the stream told that it does not join any more
 }
 
+// Counters is a store that lets new loops in.
+type Counters interface {
+	Store
+	Newcomers
+}
+
 // NewFlow returns a flow of these parts.
-func NewFlow(source Source, store Store, outbox Outbox, mailer Mailer, d *Decider) *Flow {
-	return &Flow{Source: source, Store: store, Outbox: outbox, Mailer: mailer, Decider: d, mails: make(chan struct{}, 1)}
+func NewFlow(source Source, store Counters, outbox Outbox, mailer Mailer, d *Decider, log *slog.Logger) *Flow {
+	return &Flow{Source: source, Store: store, Outbox: outbox, Mailer: mailer, Decider: d, Log: log, mails: make(chan struct{}, 1)}
 }
 
 // Follow takes changes from the stream to the flags, until it fails or ctx ends.
 func (f *Flow) Follow(ctx context.Context) (err error) {
 	defer func() { f.recount = KindOf(err) == Gap }()
-	stream, err := f.join(ctx)
+	stream, missing, err := f.join(ctx)
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
+	newcomers := f.newcomers(ctx, missing)
+	defer newcomers.stop()
 	var wake time.Time
 	for {
 		batch, err := stream.Next(ctx, wake)
@@ -108,34 +124,37 @@ func (f *Flow) Follow(ctx context.Context) (err error) {
 		}
 		stream.Ack(batch.Position)
 		f.ring(applied.Mails)
-		wake = applied.Wake
+		if wake, err = newcomers.step(ctx, batch, applied.Wake); err != nil {
+			return fmt.Errorf("let a new loop in: %w", err)
+		}
 	}
 }
 
 // join opens the stream where the stored state stands. Where it does not join, the data is counted
-// again as of a new stream's first position.
-func (f *Flow) join(ctx context.Context) (Stream, error) {
-	at, err := f.Store.Resume(ctx, f.Decider)
+// again as of a new stream's first position. missing says that some loops are still to be counted.
+func (f *Flow) join(ctx context.Context) (stream Stream, missing bool, err error) {
+	at, missing, err := f.Store.Resume(ctx, f.Decider)
 	if err != nil {
-		return nil, fmt.Errorf("read the position: %w", err)
+		return nil, false, fmt.Errorf("read the position: %w", err)
 	}
 	if at != "" && !f.recount {
 		stream, err := f.Source.Resume(ctx, at)
 		if err == nil || KindOf(err) != Gap {
-			return stream, err
+			return stream, missing, err
 		}
 	}
 	view, err := f.Source.Snapshot(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("begin a change stream: %w", err)
+		return nil, false, fmt.Errorf("begin a change stream: %w", err)
 	}
 	defer view.Close()
 	if err := f.Store.Count(ctx, view, f.Decider); err != nil {
-		return nil, fmt.Errorf("count usage: %w", err)
+		return nil, false, fmt.Errorf("count usage: %w", err)
 	}
 	view.Close()
 	f.ring(1)
-	return f.Source.Resume(ctx, view.At)
+	stream, err = f.Source.Resume(ctx, view.At)
+	return stream, false, err
 }
 
 // Once counts, and sends what is due.

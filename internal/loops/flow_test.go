@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -20,7 +21,9 @@ type script struct {
 	fails  map[string][]error // by step, in order; nil: it works
 	stored Position
 	stop   context.CancelFunc
-	left   int // batches before the flow is stopped
+	left   int  // batches before the flow is stopped
+	news   int  // new loops: so many pieces are counted of them
+	behind bool // the stream has not come to their view
 	outbox []*Email
 }
 
@@ -61,7 +64,37 @@ func (s scriptSource) Snapshot(context.Context) (Snapshot, error) {
 	}}, s.step("snapshot")
 }
 
+func (s scriptSource) Beside(context.Context) (Snapshot, error) {
+	replay := func(_ context.Context, until Position) (Stream, error) {
+		if s.behind {
+			s.behind = false
+			return nil, s.step("wait at %s", until)
+		}
+		return &scriptReplay{s.script, 1}, s.step("replay until %s", until)
+	}
+	return Snapshot{Name: "beside", Close: func() { s.step("let go") }, Replay: replay}, s.step("look")
+}
+
+// scriptReplay is what happened since a view.
+type scriptReplay struct {
+	*script
+	left int
+}
+
+func (r *scriptReplay) Next(context.Context, time.Time) (Batch, error) {
+	if r.left--; r.left < 0 {
+		return Batch{}, io.EOF
+	}
+	return Batch{Position: "old"}, r.step("again")
+}
+
+func (r *scriptReplay) Ack(Position) {}
+func (r *scriptReplay) Close()       { r.step("replayed") }
+
 func (s scriptSource) Next(ctx context.Context, _ time.Time) (Batch, error) {
+	if s.news > 0 {
+		time.Sleep(time.Second) // of a clock that does not run: the background has its turn
+	}
 	if s.left--; s.left < 0 {
 		s.stop()
 		return Batch{}, ctx.Err()
@@ -74,9 +107,31 @@ func (s scriptSource) Close()          { s.said = append(s.said, "close") }
 
 type scriptStore struct{ *script }
 
-func (s scriptStore) Resume(context.Context, *Decider) (Position, error) {
-	return s.stored, s.step("stored")
+func (s scriptStore) Resume(context.Context, *Decider) (Position, bool, error) {
+	return s.stored, s.news > 0, s.step("stored")
 }
+
+func (s scriptStore) Tally(_ context.Context, view Snapshot) (Tallies, error) {
+	return scriptTallies(s), s.step("tally %s", view.Name)
+}
+
+func (s scriptStore) Replay(_ context.Context, b Batch, _ *Decider) error {
+	return s.step("recall %s", b.Position)
+}
+
+func (s scriptStore) Admit(context.Context, *Decider) error { return s.step("admit") }
+
+type scriptTallies struct{ *script }
+
+func (s scriptTallies) Enter(context.Context, *Decider) (bool, error) {
+	if err := s.step("enter"); err != nil {
+		return false, err
+	}
+	s.news--
+	return s.news == 0, nil
+}
+
+func (s scriptTallies) Close() { s.step("tallied") }
 
 func (s scriptStore) Apply(_ context.Context, b Batch, _ *Decider) (Applied, error) {
 	return Applied{Mails: 1}, s.step("apply %s", b.Position)
@@ -91,7 +146,7 @@ func (s scriptStore) Count(_ context.Context, view Snapshot, _ *Decider) error {
 }
 
 func (s *script) flow() *Flow {
-	return NewFlow(scriptSource{s}, scriptStore{s}, scriptOutbox{s}, scriptMailer{s}, nil)
+	return NewFlow(scriptSource{s}, scriptStore{s}, scriptOutbox{s}, scriptMailer{s}, nil, slog.New(slog.DiscardHandler))
 }
 
 // run follows the stream under Keep until the script ends it, in time that does not pass.
@@ -146,6 +201,40 @@ func TestFollow(t *testing.T) {
 			}
 			if !errors.Is(err, c.err) {
 				t.Errorf("ended with %v, want %v", err, c.err)
+			}
+		})
+	}
+}
+
+// TestNewcomers lets a new loop in while the others go on: no batch waits for it.
+func TestNewcomers(t *testing.T) {
+	broken := errors.New("connection reset")
+	for name, c := range map[string]struct {
+		behind bool
+		fails  map[string][]error
+		want   string
+	}{
+		"between batches": {false, nil,
+			"stored · open here · look · tally beside · next · apply p4 · ack p4 · next · apply p3 · ack p3 · enter · next · apply p2 · ack p2 · enter · " +
+				"next · apply p1 · ack p1 · replay until p1 · again · recall old · replayed · tallied · let go · admit · next · apply p0 · ack p0 · close"},
+		"before the stream has come to the view": {true, nil,
+			"stored · open here · look · tally beside · next · apply p4 · ack p4 · next · apply p3 · ack p3 · enter · next · apply p2 · ack p2 · enter · " +
+				"next · apply p1 · ack p1 · wait at p1 · next · apply p0 · ack p0 · replay until p0 · again · recall old · replayed · tallied · let go · admit · close"},
+		"what cannot be counted yet stops nobody": {false, map[string][]error{"look": {broken}, "tally": {broken}},
+			"stored · open here · look · look · tally beside · let go · look · tally beside · next · apply p4 · ack p4 · next · apply p3 · ack p3 · enter · " +
+				"next · apply p2 · ack p2 · enter · next · apply p1 · ack p1 · replay until p1 · again · recall old · replayed · tallied · let go · admit · " +
+				"next · apply p0 · ack p0 · close"},
+		"begins again": {false, map[string][]error{"enter": {broken}},
+			"stored · open here · look · tally beside · next · apply p4 · ack p4 · next · apply p3 · ack p3 · enter · tallied · let go · close · " +
+				"stored · open here · look · tally beside · next · apply p2 · ack p2 · next · apply p1 · ack p1 · enter · next · apply p0 · ack p0 · enter · tallied · let go · close"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &script{stored: "here", left: 5, news: 2, behind: c.behind, fails: c.fails}
+			if err := s.run(t); err != nil {
+				t.Error(err)
+			}
+			if got := strings.Join(s.said, " · "); got != c.want {
+				t.Errorf("\n got %s\nwant %s", got, c.want)
 			}
 		})
 	}

@@ -18,6 +18,12 @@ const PayingTier = "paid"
 // AnySubject is the subject of the row that says what "no row" means.
 const AnySubject = "*"
 
+// MaxSubject is the longest subject that is followed, in bytes: databases index no longer ones.
+const MaxSubject = 512
+
+// Nobody reports whether an id names no subject: NULL, the row of "no row", or what is no id at all.
+func Nobody(id string) bool { return id == "" || id == AnySubject || len(id) > MaxSubject }
+
 // Limit is how many uses fit into one window. Zero means "not in the plan".
 type Limit int64
 

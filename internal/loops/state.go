@@ -98,6 +98,9 @@ type State struct {
 	Now      time.Time     // the database's clock, or the test clock
 	Shift    time.Duration // how far the test clock is ahead of commit times
 	Counting bool          // a count, not the stream: what was not known before stays silent
+	Silent   bool          // a first count of a new loop: nothing that it finds is a crossing
+	// Elsewhere marks the loops whose uses are counted by somebody else: new ones, or all but those.
+	Elsewhere []bool
 	// FirstEpisode is where new rows begin: behind all those of a table that was dropped.
 	FirstEpisode int64
 	Sparse       bool // too many users for a row each

@@ -142,7 +142,7 @@ func (d *Decider) subscription(s *State, c *Change) error {
 			d.retier(s, s.Subjects[owner], at)
 		}
 	}
-	if c.Op == Delete || next.Subject == "" || next.Subject == AnySubject {
+	if c.Op == Delete || Nobody(next.Subject) {
 		return nil
 	}
 	sub := s.subject(next.Subject)
@@ -205,7 +205,7 @@ func (d *Decider) user(s *State, c *Change) {
 		d.forget(s, s.Subjects[owner])
 	}
 	delete(s.Users, key)
-	if c.Op == Delete || id == "" || id == AnySubject {
+	if c.Op == Delete || Nobody(id) {
 		return
 	}
 	sub := s.subject(id)

@@ -251,7 +251,7 @@ func TestSparseRows(t *testing.T) {
 func TestRecount(t *testing.T) {
 	horizon := march.Add(-fixed30.Length)
 	w := newWorld(t, planOf(features(freeOnly(3))), march)
-	tally := func(tallies ...Tally) { w.counting(func(s *State) { w.d.Recount(s, 0, s.Now, tallies) }) }
+	tally := func(tallies ...Tally) { w.counting(func(s *State) { w.d.Recount(s, 0, s.Now, false, tallies) }) }
 	tally(Tally{"new", 5, march.Add(-time.Hour)}, Tally{"below", 2, march.Add(-time.Hour)}, Tally{"edge", 1, horizon.Add(time.Second)})
 	w.expect("new blocked features 5/3 silent")
 	if a := w.row("new"); a.Allowed || a.PeriodStart != utc("2026-03-01 08:59:00") {

@@ -140,6 +140,8 @@ func (w *world) spawn() {
 const caughtUp = `SELECT concat_ws('; ',
 	(SELECT 'the flags stand at ' || position FROM tiergate.checkpoint
 		WHERE CASE WHEN position = '' THEN true ELSE (position::jsonb ->> 'end')::pg_lsn < $1::text::pg_lsn END),
+	(SELECT 'not counted: ' || string_agg(feature, ', ') FROM (SELECT DISTINCT feature FROM tiergate.plan) p
+		WHERE NOT coalesce((SELECT value::jsonb -> 'loops' ? p.feature FROM tiergate.meta WHERE key = 'counted'), false)),
 	(SELECT count(*) || ' windows are over' FROM feature_access WHERE resets_at <= tiergate.now() HAVING count(*) > 0),
 	(SELECT count(*) || ' tiers are over' FROM tiergate.subject WHERE tier_until <= tiergate.now() HAVING count(*) > 0),
 	(SELECT count(*) || ' events without email' FROM tiergate.access_event e LEFT JOIN tiergate.email m ON m.event_id = e.id

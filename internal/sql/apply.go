@@ -38,6 +38,7 @@ type Store struct {
 	conn         *pgx.Conn
 	seq          int64
 	at           loops.Position // as stored
+	elsewhere    []bool         // loops that are not counted yet; nil: all are
 	whole        bool           // every subject has its rows, as far as this connection knows
 	sparse       bool
 	firstEpisode int64
@@ -90,32 +91,51 @@ func closeConn(conn *pgx.Conn) {
 }
 
 // Resume connects anew, brings the rows in line with a plan that changed, and returns where the state
-// stands; "" where the data must be counted first.
-func (s *Store) Resume(ctx context.Context, d *loops.Decider) (loops.Position, error) {
+// stands; "" where the data must be counted first. missing says that only some loops are.
+func (s *Store) Resume(ctx context.Context, d *loops.Decider) (at loops.Position, missing bool, err error) {
 	s.Close()
 	conn, err := Connect(ctx, s.url, ForApply)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
-	s.conn, s.nextDue, s.whole = conn, time.Time{}, false
-	var at loops.Position
+	s.conn, s.nextDue, s.whole, s.elsewhere = conn, time.Time{}, false, nil
 	err = conn.QueryRow(ctx, `SELECT position, seq, coalesce((SELECT value::bigint FROM tiergate.meta WHERE key = 'first_episode'), 0)
 		FROM tiergate.checkpoint WHERE term = $1`, s.term).Scan(&at, &s.seq, &s.firstEpisode)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return "", deposed()
+		return "", false, deposed()
 	}
 	if err != nil {
-		return "", explain("read the checkpoint", err)
+		return "", false, explain("read the checkpoint", err)
 	}
 	s.at = at
 	if s.sparse, err = s.tooManyUsers(ctx); err != nil {
-		return "", err
+		return "", false, err
 	}
-	counted, err := s.meta(ctx, "counted")
-	if err != nil || counted != s.countedNow() {
-		return "", err
+	have, err := s.counted(ctx, conn)
+	if err != nil || at == "" || have.Tables != s.countedNow().Tables {
+		return "", false, err
 	}
-	return at, s.refreshIfChanged(ctx, d)
+	if err := s.refreshIfChanged(ctx, d); err != nil {
+		return "", false, err
+	}
+	missing, err = s.exclude(ctx, have)
+	return at, missing, err
+}
+
+// exclude leaves the loops that are not counted yet to whoever counts them.
+func (s *Store) exclude(ctx context.Context, have counted) (missing bool, err error) {
+	elsewhere := make([]bool, len(s.plan.Loops))
+	for i := range s.plan.Loops {
+		elsewhere[i] = !have.has(&s.plan.Loops[i])
+		missing = missing || elsewhere[i]
+	}
+	if missing {
+		s.elsewhere = elsewhere
+	}
+	if !missing && len(have.Loops) == len(s.plan.Loops) {
+		return false, nil
+	}
+	return missing, s.setCounted(ctx) // what left the plan may come back
 }
 
 func deposed() error {

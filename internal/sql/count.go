@@ -2,11 +2,6 @@ package sql
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -20,65 +15,46 @@ import (
 // a count that was cut short begins again. Windows once opened stay; old flags stand until replaced.
 func (s *Store) Count(ctx context.Context, view loops.Snapshot, d *loops.Decider) error {
 	if s.conn == nil || s.conn.IsClosed() {
-		if _, err := s.Resume(ctx, d); err != nil {
+		if _, _, err := s.Resume(ctx, d); err != nil {
 			return err
 		}
 	}
 	begun := time.Now()
-	conn, err := Connect(ctx, s.url, ForCount)
-	if err != nil {
-		return err
-	}
-	defer closeConn(conn)
+	s.elsewhere = nil
 	if err := s.closeDue(ctx, d); err != nil {
 		return err
 	}
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
-	if err != nil {
-		return explain("begin the count", err)
-	}
-	if view.Name != "" {
-		if _, err := tx.Exec(ctx, "SET TRANSACTION SNAPSHOT "+literal(view.Name)); err != nil {
-			return explain("use the stream's snapshot", err)
-		}
-	}
-	counted, err := s.countView(ctx, tx, d)
+	have, err := s.counted(ctx, s.conn)
 	if err != nil {
 		return err
 	}
-	if err := tx.Rollback(ctx); err != nil {
-		return explain("end the count", err)
+	r, err := s.read(ctx, view, func(r *reading) error {
+		if err := r.askState(ctx); err != nil {
+			return err
+		}
+		for i := range s.plan.Loops {
+			if err := r.askTally(ctx, i, have); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	if err := s.finish(ctx, conn, d, view.At); err != nil {
+	defer r.Close()
+	for done := false; !done; {
+		if done, err = r.Enter(ctx, d); err != nil {
+			return err
+		}
+	}
+	if err := s.finish(ctx, r.conn, d, view.At); err != nil {
 		return err
 	}
 	if view.Name != "" || time.Since(begun) > 10*time.Second {
-		s.log.Info("usage counted", "subjects", counted, "took", time.Since(begun).Round(time.Millisecond).String())
+		s.log.Info("usage counted", "subjects", r.subjects, "took", time.Since(begun).Round(time.Millisecond).String())
 	}
 	return nil
-}
-
-func (s *Store) countView(ctx context.Context, tx pgx.Tx, d *loops.Decider) (counted int, err error) {
-	subscriptions := false
-	for i := range s.watches {
-		if err := s.reread(ctx, tx, &s.watches[i], d); err != nil {
-			return 0, err
-		}
-		subscriptions = subscriptions || s.watches[i].Role == loops.Subscriptions
-	}
-	if !subscriptions {
-		if err := s.forgetSubscriptions(ctx, tx, d); err != nil {
-			return 0, err
-		}
-	}
-	for i := range s.plan.Loops {
-		n, err := s.tally(ctx, tx, i, d)
-		if err != nil {
-			return 0, fmt.Errorf("feature %s: %w", s.plan.Loops[i].Feature, err)
-		}
-		counted += n
-	}
-	return counted, nil
 }
 
 // closeDue lets time pass first: windows that are over close before anything is counted into them.
@@ -92,168 +68,6 @@ func (s *Store) closeDue(ctx context.Context, d *loops.Decider) error {
 			return nil
 		}
 	}
-}
-
-// reread applies how a state table differs from its mirror.
-func (s *Store) reread(ctx context.Context, tx pgx.Tx, w *loops.Watch, d *loops.Decider) error {
-	var query string
-	var fields []loops.Field
-	switch w.Role {
-	case loops.Users:
-		query, fields = usersSQL(w), []loops.Field{loops.FieldSubject, loops.FieldEmail, loops.FieldName, loops.FieldCustomer}
-	case loops.Subscriptions:
-		query, fields = subscriptionsSQL(w), []loops.Field{loops.FieldSubject, loops.FieldStatus, loops.FieldPlan, loops.FieldPrice,
-			loops.FieldCustomer, loops.FieldPeriodStart, loops.FieldPeriodEnd}
-	default:
-		return nil
-	}
-	rows, err := tx.Query(ctx, query)
-	if err != nil {
-		return explain("read table "+w.Table, err)
-	}
-	defer rows.Close()
-	var changes []loops.Change
-	flush := func() error {
-		s.whole = s.whole && len(changes) == 0
-		_, err := s.count(ctx, changes, d)
-		changes = changes[:0]
-		return err
-	}
-	for rows.Next() {
-		c, err := scanRow(rows, w.Role, fields)
-		if err != nil {
-			return explain("read table "+w.Table, err)
-		}
-		if changes = append(changes, c); len(changes) == chunk {
-			if err := flush(); err != nil {
-				return err
-			}
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return explain("read table "+w.Table, err)
-	}
-	return flush()
-}
-
-// forgetSubscriptions ends what a table said that is not watched any more.
-func (s *Store) forgetSubscriptions(ctx context.Context, tx pgx.Tx, d *loops.Decider) error {
-	rows, err := tx.Query(ctx, `SELECT key FROM tiergate.subscription`)
-	if err != nil {
-		return explain("read the subscriptions", err)
-	}
-	keys, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return explain("read the subscriptions", err)
-	}
-	for part := range slices.Chunk(keys, chunk) {
-		changes := make([]loops.Change, len(part))
-		for i, key := range part {
-			changes[i] = loops.Change{Role: loops.Subscriptions, Op: loops.Delete, Key: key}
-		}
-		if _, err := s.count(ctx, changes, d); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func scanRow(rows pgx.Rows, role loops.Role, fields []loops.Field) (loops.Change, error) {
-	c := loops.Change{Role: role, Op: loops.Update, Row: loops.Row{}}
-	var gone bool
-	texts := make([]*string, len(fields))
-	dest := []any{&c.Key, &gone}
-	for i := range texts {
-		dest = append(dest, &texts[i])
-	}
-	if err := rows.Scan(dest...); err != nil {
-		return c, err
-	}
-	if gone {
-		c.Op, c.Row = loops.Delete, nil
-		return c, nil
-	}
-	for i, f := range fields {
-		c.Row[f] = loops.Value{Kind: loops.Null}
-		if texts[i] != nil {
-			c.Row[f] = loops.Text(*texts[i])
-		}
-	}
-	return c, nil
-}
-
-// tally counts one loop and applies what it finds.
-func (s *Store) tally(ctx context.Context, tx pgx.Tx, i int, d *loops.Decider) (subjects int, err error) {
-	w, l := s.usage(), &s.plan.Loops[i]
-	now, horizon, since, err := s.bounds(ctx, tx, l)
-	if err != nil {
-		return 0, err
-	}
-	rows, err := tx.Query(ctx, tallySQL(w, l, s.access), now, horizon, l.Feature, since)
-	if err != nil {
-		return 0, explain("count table "+w.Table, err)
-	}
-	defer rows.Close()
-	var tallies []loops.Tally
-	flush := func() error {
-		n := needsOf(nil)
-		for _, t := range tallies {
-			n.subjects[t.Subject] = struct{}{}
-		}
-		_, err := s.transact(ctx, n, loops.Batch{}, true, func(st *loops.State, _ loops.Batch) error {
-			d.Recount(st, i, now, tallies)
-			return nil
-		})
-		tallies = tallies[:0]
-		return err
-	}
-	for said := time.Now(); rows.Next(); subjects++ {
-		var t loops.Tally
-		if err := rows.Scan(&t.Subject, &t.Used, &t.First); err != nil {
-			return 0, explain("count table "+w.Table, err)
-		}
-		if tallies = append(tallies, t); len(tallies) == chunk {
-			if err := flush(); err != nil {
-				return 0, err
-			}
-		}
-		if time.Since(said) > 5*time.Second {
-			s.log.Info("counting usage", "feature", l.Feature, "subjects", subjects)
-			said = time.Now()
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return 0, explain("count table "+w.Table, err)
-	}
-	return subjects, flush()
-}
-
-// bounds returns now, the loop's horizon, and the earliest time that any of its windows reaches back to.
-func (s *Store) bounds(ctx context.Context, tx pgx.Tx, l *loops.Loop) (now, horizon, since time.Time, err error) {
-	// The view's own clock may be the older one: what closed meanwhile must be over for both.
-	if err = s.conn.QueryRow(ctx, `SELECT tiergate.now()`).Scan(&now); err != nil {
-		return now, horizon, since, explain("read the clock", err)
-	}
-	var open *time.Time
-	err = tx.QueryRow(ctx, `SELECT min(period_start) FROM `+s.access+` WHERE feature = $1`, l.Feature).Scan(&open)
-	if err != nil {
-		return now, horizon, since, explain("find the oldest window", err)
-	}
-	horizon = l.Window.Horizon(now)
-	since = horizon
-	if open != nil && open.Before(since) {
-		since = *open
-	}
-	return now, horizon, since, nil
-}
-
-func (s *Store) usage() *loops.Watch {
-	for i := range s.watches {
-		if s.watches[i].Role == loops.Usage {
-			return &s.watches[i]
-		}
-	}
-	panic("no usage table: recognition lets none through")
 }
 
 // finish brings every row in line with the plan, answers events that have no email row, and stores
@@ -273,7 +87,7 @@ func (s *Store) finish(ctx context.Context, reader *pgx.Conn, d *loops.Decider, 
 		return err
 	}
 	s.gauges.Following()
-	return s.setMeta(ctx, "counted", s.countedNow())
+	return s.setCounted(ctx)
 }
 
 // answerEvents turns events without an email row into emails: those that a lost stream never showed. It
@@ -300,30 +114,79 @@ func (s *Store) answerEvents(ctx context.Context, reader *pgx.Conn, d *loops.Dec
 	return nil
 }
 
-// countedNow says under which features, triggers and tables the state is counted: where it differs
-// from what is stored, the data must be counted again.
-func (s *Store) countedNow() string {
-	type matcher struct {
-		Trigger loops.Trigger
-		Kind    loops.WindowKind
+// Tally counts the loops that are not counted yet, as of a view and beside everything else. What it finds
+// is no crossing: nobody is mailed.
+func (s *Store) Tally(ctx context.Context, view loops.Snapshot) (loops.Tallies, error) {
+	r, err := s.read(ctx, view, func(r *reading) error {
+		have, err := s.counted(ctx, r.conn)
+		if err != nil {
+			return err
+		}
+		for i, missing := range s.elsewhere {
+			if !missing {
+				continue
+			}
+			s.log.Info("a new loop is counted while the others go on", "feature", s.plan.Loops[i].Feature)
+			if err := r.askTally(ctx, i, have); err != nil {
+				return err
+			}
+		}
+		return r.askRows(ctx)
+	})
+	if err != nil {
+		return nil, err
 	}
-	features := map[string]matcher{}
-	for _, l := range s.plan.Loops {
-		features[l.Feature] = matcher{l.Trigger, l.Window.Kind}
-	}
-	var tables []string
-	for i := range s.watches {
-		w := &s.watches[i]
-		tables = append(tables, fmt.Sprint(w.Role, w.Schema, w.Table, w.Columns, w.Key, w.Zone))
-	}
-	return digest(features, tables)
+	r.silent = true
+	return r, nil
 }
 
-func digest(parts ...any) string {
-	text, err := json.Marshal(parts)
-	if err != nil {
-		panic(errors.Join(errors.New("a plan that JSON cannot hold"), err))
+// Replay counts the uses of a batch in the loops that are not counted yet.
+func (s *Store) Replay(ctx context.Context, b loops.Batch, d *loops.Decider) error {
+	uses := slices.DeleteFunc(b.Changes, func(c loops.Change) bool { return c.Role != loops.Usage })
+	others := make([]bool, len(s.elsewhere))
+	for i, missing := range s.elsewhere {
+		others[i] = !missing
 	}
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:8])
+	_, err := s.transact(ctx, needsOf(uses), loops.Batch{Changes: uses, Position: s.at}, false, func(st *loops.State, b loops.Batch) error {
+		st.Elsewhere = others
+		return d.Decide(st, b)
+	})
+	return err
+}
+
+// Admit stores that every loop is counted.
+func (s *Store) Admit(ctx context.Context, _ *loops.Decider) error {
+	var features []string
+	for i, missing := range s.elsewhere {
+		if missing {
+			features = append(features, s.plan.Loops[i].Feature)
+		}
+	}
+	s.elsewhere = nil
+	s.log.Info("new loops are counted and follow the stream", "features", features)
+	return s.setCounted(ctx)
+}
+
+// bounds returns a loop's horizon, and the earliest time that any of its windows reaches back to.
+func (s *Store) bounds(ctx context.Context, tx pgx.Tx, l *loops.Loop, now time.Time) (horizon, since time.Time, err error) {
+	var open *time.Time
+	err = tx.QueryRow(ctx, `SELECT min(period_start) FROM `+s.access+` WHERE feature = $1`, l.Feature).Scan(&open)
+	if err != nil {
+		return horizon, since, explain("find the oldest window", err)
+	}
+	horizon = l.Window.Horizon(now)
+	since = horizon
+	if open != nil && open.Before(since) {
+		since = *open
+	}
+	return horizon, since, nil
+}
+
+func (s *Store) usage() *loops.Watch {
+	for i := range s.watches {
+		if s.watches[i].Role == loops.Usage {
+			return &s.watches[i]
+		}
+	}
+	panic("no usage table: recognition lets none through")
 }

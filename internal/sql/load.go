@@ -45,7 +45,7 @@ func needsOf(changes []loops.Change) needs {
 
 // add names a subject, unless it is none.
 func (n *needs) add(subject string) {
-	if subject != "" && subject != loops.AnySubject {
+	if !loops.Nobody(subject) {
 		n.subjects[subject] = struct{}{}
 	}
 }
@@ -59,7 +59,7 @@ func (s *Store) load(ctx context.Context, tx pgx.Tx, n needs, due bool) (*loops.
 		return nil, explain("read the clock", err)
 	}
 	st := loops.NewState(now, shift, len(s.plan.Loops))
-	st.Sparse, st.FirstEpisode = s.sparse, s.firstEpisode
+	st.Sparse, st.FirstEpisode, st.Elsewhere = s.sparse, s.firstEpisode, s.elsewhere
 	if err := s.loadNamed(ctx, tx, n, due, now); err != nil {
 		return nil, err
 	}

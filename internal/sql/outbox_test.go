@@ -51,7 +51,7 @@ func (p *post) outbox() *Outbox {
 
 func (p *post) deliver(o *Outbox) {
 	p.t.Helper()
-	flow := loops.NewFlow(nil, nil, o, p.mailer, nil)
+	flow := loops.NewFlow(nil, nil, o, p.mailer, nil, quiet)
 	if _, err := flow.DeliverDue(p.t.Context()); err != nil {
 		p.t.Fatal(err)
 	}

@@ -32,11 +32,15 @@ func (s *Store) complete(ctx context.Context, reader *pgx.Conn, d *loops.Decider
 	if s.whole {
 		return nil
 	}
-	which := fmt.Sprintf(`NOT deleted AND (tier <> '%s' OR NOT %t) AND (SELECT count(*) FROM %s fa WHERE fa.subject_id = s.subject_id) < %d`,
-		loops.DefaultTier, s.sparse, s.access, len(s.plan.Loops))
-	err := s.refresh(ctx, reader, d, which)
+	err := s.refresh(ctx, reader, d, s.lacking())
 	s.whole = err == nil
 	return err
+}
+
+// lacking is the condition that a subject s should have more rows than it has.
+func (s *Store) lacking() string {
+	return fmt.Sprintf(`NOT deleted AND (tier <> '%s' OR NOT %t) AND (SELECT count(*) FROM %s fa WHERE fa.subject_id = s.subject_id) < %d`,
+		loops.DefaultTier, s.sparse, s.access, len(s.plan.Loops))
 }
 
 // refresh lets the decider look at every subject that a condition names, in paced transactions.

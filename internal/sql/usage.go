@@ -2,6 +2,7 @@ package sql
 
 import (
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/tiergate/tiergate/internal/loops"
@@ -43,9 +44,10 @@ func spanOf(w *loops.Watch, f loops.Field) string {
 	return fmt.Sprintf("CASE WHEN %s IS NOT NULL THEN greatest(least(%s, '9999-12-31 23:59:59.999999+00'), '0001-01-01 00:00:00.000001+00') END", t, t)
 }
 
-// owned is the condition that a row of a state table names somebody.
-func owned(w *loops.Watch) string {
-	return fmt.Sprintf("coalesce(%s, '') NOT IN ('', '%s')", textOf(w, loops.FieldSubject), loops.AnySubject)
+// somebody is the condition that a row names a subject: the same as loops.Nobody denies.
+func somebody(w *loops.Watch) string {
+	id := textOf(w, loops.FieldSubject)
+	return fmt.Sprintf("%s NOT IN ('', '%s') AND octet_length(%s) <= %d", id, loops.AnySubject, id, loops.MaxSubject)
 }
 
 func zoned(c loops.Column) bool {
@@ -102,14 +104,25 @@ func tallySQL(w *loops.Watch, l *loops.Loop, access string) string {
 	if c, ok := w.Columns[loops.FieldStatus]; ok {
 		counted += fmt.Sprintf(" AND coalesce(%s < 400, true)", ident(c.Name))
 	}
-	return fmt.Sprintf(`SELECT u.subject_id, least(greatest(0, sum(u.n)), 9223372036854775807)::bigint AS used, min(u.at) AS first
-		FROM (SELECT %s AS subject_id, %s AS at, %s AS n FROM %s WHERE %s IS NOT NULL AND %s AND %s) u
+	window := "fa.resets_at > $1::timestamptz"
+	if l.Window.Kind == loops.Lifetime {
+		window = "false" // what is stored is the window of an earlier plan
+	}
+	return fmt.Sprintf(`SELECT u.subject_id, greatest(least(sum(u.n), %d), %d)::bigint AS used, min(u.at) AS first
+		FROM (SELECT %s AS subject_id, %s AS at, %s AS n FROM %s WHERE %s AND %s AND %s) u
 		LEFT JOIN %s fa ON fa.subject_id = u.subject_id AND fa.feature = $3
-		WHERE u.subject_id <> '*' AND u.subject_id <> '' AND CASE WHEN fa.resets_at > $1::timestamptz THEN u.at >= fa.period_start AND u.at < fa.resets_at
-			ELSE u.at >= greatest($2::timestamptz, fa.closed_at, fa.resets_at) END
+		WHERE CASE WHEN %s THEN u.at >= fa.period_start AND u.at < fa.resets_at
+			ELSE u.at >= greatest($2::timestamptz, fa.closed_at, CASE WHEN fa.resets_at <= $1 THEN fa.resets_at END) END
 		GROUP BY u.subject_id`,
-		textOf(w, loops.FieldSubject), at, quantity, ident(w.Schema, w.Table), ident(w.Columns[loops.FieldSubject].Name),
-		counted, since, access)
+		int64(math.MaxInt64), int64(math.MinInt64), textOf(w, loops.FieldSubject), at, quantity, ident(w.Schema, w.Table),
+		somebody(w), counted, since, access, window)
+}
+
+// afreshSQL adds the subjects of whom a tally finds nothing to those of whom it does.
+func afreshSQL(tally, access string) string {
+	return fmt.Sprintf(`WITH t AS (%s) SELECT * FROM t UNION ALL
+		SELECT fa.subject_id, 0, NULL FROM %s fa LEFT JOIN t USING (subject_id)
+		WHERE fa.feature = $3 AND fa.subject_id <> '*' AND fa.used <> 0 AND t.subject_id IS NULL`, tally, access)
 }
 
 // usersSQL lists how the users table differs from what is stored: rows to take over, and rows gone.
@@ -121,7 +134,7 @@ func usersSQL(w *loops.Watch) string {
 			OR u.email IS DISTINCT FROM s.email OR u.name IS DISTINCT FROM s.name
 			OR (%t AND u.customer IS DISTINCT FROM s.customer)`,
 		keyOf(w), textOf(w, loops.FieldSubject), textOf(w, loops.FieldEmail), textOf(w, loops.FieldName), textOf(w, loops.FieldCustomer),
-		ident(w.Schema, w.Table), owned(w), w.Has(loops.FieldCustomer))
+		ident(w.Schema, w.Table), somebody(w), w.Has(loops.FieldCustomer))
 }
 
 // subscriptionsSQL lists how the subscriptions table differs from its mirror.
@@ -136,5 +149,5 @@ func subscriptionsSQL(w *loops.Watch) string {
 			OR coalesce(u.customer, '') <> m.customer OR u.period_start IS DISTINCT FROM m.period_start
 			OR u.period_end IS DISTINCT FROM m.period_end`,
 		keyOf(w), textOf(w, loops.FieldSubject), textOf(w, loops.FieldStatus), textOf(w, loops.FieldPlan), textOf(w, loops.FieldPrice),
-		textOf(w, loops.FieldCustomer), spanOf(w, loops.FieldPeriodStart), spanOf(w, loops.FieldPeriodEnd), ident(w.Schema, w.Table), owned(w))
+		textOf(w, loops.FieldCustomer), spanOf(w, loops.FieldPeriodStart), spanOf(w, loops.FieldPeriodEnd), ident(w.Schema, w.Table), somebody(w))
 }

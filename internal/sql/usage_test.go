@@ -254,5 +254,5 @@ func TestHugeQuantities(t *testing.T) {
 	a.watches[0].Columns[loops.FieldQuantity] = loops.Column{Name: "quantity", Type: "bigint"}
 	a.exec(`INSERT INTO usage (user_id, endpoint, method, quantity) SELECT u, '/api/features/1', 'POST', q FROM (VALUES ('ann', 9223372036854775807), ('ann', 5), ('bob', -7)) v (u, q)`)
 	a.count(a.store())
-	a.expect(`SELECT concat_ws(' ', subject_id, used, remaining, allowed) FROM feature_access WHERE subject_id <> '*' ORDER BY 1`, "ann 9223372036854775807 0 f", "bob 0 2 t")
+	a.expect(`SELECT concat_ws(' ', subject_id, used, remaining, allowed) FROM feature_access WHERE subject_id <> '*' ORDER BY 1`, "ann 9223372036854775807 0 f", "bob -7 9 t")
 }

@@ -114,7 +114,11 @@ func (r *Report) add(subject, feature, problem, detail string) {
 func (s *Store) tallies(ctx context.Context, l *loops.Loop) (map[string]windowCount, error) {
 	out := map[string]windowCount{}
 	err := s.inView(ctx, func(tx pgx.Tx) error {
-		now, horizon, since, err := s.bounds(ctx, tx, l)
+		var now time.Time
+		if err := tx.QueryRow(ctx, `SELECT tiergate.now()`).Scan(&now); err != nil {
+			return err
+		}
+		horizon, since, err := s.bounds(ctx, tx, l, now)
 		if err != nil {
 			return err
 		}
@@ -254,7 +258,7 @@ func (s *Store) verifyFlags(ctx context.Context, report *Report) error {
 	rows, err := s.conn.Query(ctx, `
 		SELECT fa.subject_id, fa.feature, 'flag', format('allowed is %s at %s of %s', fa.allowed, fa.used, coalesce(fa.usage_limit::text, 'unlimited'))
 		FROM `+s.access+` fa JOIN (SELECT DISTINCT feature, enforcement FROM tiergate.plan) p USING (feature)
-		WHERE fa.subject_id <> '*' AND fa.allowed <> (p.enforcement = 'shadow' OR fa.usage_limit IS NULL OR fa.used < fa.usage_limit)
+		WHERE fa.subject_id <> '*' AND fa.allowed <> (p.enforcement = 'shadow' OR fa.usage_limit IS NULL OR (fa.used < fa.usage_limit AND fa.usage_limit > 0))
 		UNION ALL
 		SELECT fa.subject_id, fa.feature, 'tier', format('the row says %s, the subject is %s', fa.tier, s.tier)
 		FROM `+s.access+` fa JOIN tiergate.subject s USING (subject_id) WHERE fa.tier <> s.tier AND NOT s.deleted

@@ -89,7 +89,7 @@ func (s *Store) writeAccess(batch *pgx.Batch, rows []loops.AccessRow, now time.T
 	}
 	batch.Queue(`INSERT INTO `+s.access+` AS fa (subject_id, feature, allowed, tier, used, usage_limit, remaining, period_start, resets_at,
 			closed_at, reason, message, episode, updated_at)
-		SELECT u.subject_id, u.feature, u.allowed, u.tier, u.used, u.usage_limit, CASE WHEN u.usage_limit IS NOT NULL THEN greatest(0, u.usage_limit - u.used) END, u.period_start, u.resets_at,
+		SELECT u.subject_id, u.feature, u.allowed, u.tier, u.used, u.usage_limit, CASE WHEN u.usage_limit IS NOT NULL THEN least(greatest(0, u.usage_limit::numeric - u.used), 9223372036854775807)::bigint END, u.period_start, u.resets_at,
 			u.closed_at, u.reason, u.message, u.episode, $13
 		FROM unnest($1::text[], $2::text[], $3::bool[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::timestamptz[],
 			$9::timestamptz[], $10::text[], $11::text[], $12::bigint[])
