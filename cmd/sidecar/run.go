@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -61,7 +63,8 @@ type sidecar struct {
 	stop    func()                   // ends the admin address, which outlives sessions; nil: it is not open
 }
 
-// run keeps a session going: each reads the configuration and the catalog anew.
+// run keeps a session going: each reads the configuration and the catalog anew. Once one has begun, nothing
+// that a migration does to the database ends the process: it waits until there is something to follow.
 func (s *sidecar) run(ctx context.Context) error {
 	s.notReady("starting")
 	if s.once {
@@ -72,14 +75,21 @@ func (s *sidecar) run(ctx context.Context) error {
 			s.stop()
 		}
 	}()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
 		begun := time.Now()
-		err := s.session(ctx)
-		kind := loops.KindOf(err)
+		err := s.untilReload(ctx, hangup)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err == nil || kind == loops.Permanent || !s.begun {
+		if errors.Is(err, errReload) {
+			s.log.Info("the configuration is read again")
+			pause = time.Second / 2
+			continue
+		}
+		if err == nil || !s.begun {
 			return err
 		}
 		s.notReady(err.Error())
@@ -97,19 +107,12 @@ func (s *sidecar) run(ctx context.Context) error {
 
 // session builds every part in order, under a lease, and runs them until one fails.
 func (s *sidecar) session(ctx context.Context) error {
-	p, err := prepare(ctx, s.dir)
+	p, mails, err := configure(ctx, s.dir)
 	if err != nil {
 		return err
 	}
 	for _, note := range p.notes {
 		s.log.Info("tables", "note", note)
-	}
-	mails, err := mailer(p.settings)
-	if err != nil {
-		return err
-	}
-	if err := checkTemplates(mails, p.plan); err != nil {
-		return err
 	}
 	if err := s.install(ctx, p); err != nil {
 		return err
@@ -229,8 +232,11 @@ func (s *sidecar) watch(p *prepared) func(context.Context, *pgx.Conn) error {
 			first = publications
 		}
 		if publications != first {
-			return &loops.Fault{Step: "watch the publications", Err: errors.New("a table or a publication was dropped or altered"), Kind: loops.Changed,
+			return &loops.Fault{Step: "watch the publications", Err: errors.New("a table or a publication was dropped, renamed or altered, or a partition attached"), Kind: loops.Changed,
 				Hint: "they are set right, and usage is counted again"}
+		}
+		if err := sql.Intact(ctx, conn, p.schema); err != nil {
+			return err
 		}
 		retained, emails, err := sql.Backlog(ctx, conn)
 		if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
@@ -47,6 +48,9 @@ func printReport(c *cobra.Command, r sql.Report) {
 		fmt.Fprintf(out, ", %d hold more than the usage table still shows (purged since)", r.Purged)
 	}
 	fmt.Fprintln(out)
+	if len(r.Uncounted) > 0 {
+		fmt.Fprintf(out, "not compared, because its loop is new and still to be counted: %s\n", strings.Join(r.Uncounted, ", "))
+	}
 	for _, f := range r.Findings {
 		fmt.Fprintf(out, "✗ %s %s %s: %s\n", f.Problem, f.Subject, f.Feature, f.Detail)
 	}
@@ -58,11 +62,12 @@ func printReport(c *cobra.Command, r sql.Report) {
 }
 
 func resyncCommand() *cobra.Command {
-	return &cobra.Command{
+	var down bool
+	c := &cobra.Command{
 		Use: "resync", Short: "Count everything again; the flags stand until they are replaced", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error {
-				if err := sql.Resync(ctx, conn); err != nil {
+				if err := sql.Resync(ctx, conn, down); err != nil {
 					return err
 				}
 				fmt.Fprintln(c.OutOrStdout(), "The sidecar counts again: at once if it runs, else when it starts.")
@@ -70,4 +75,6 @@ func resyncCommand() *cobra.Command {
 			})
 		},
 	}
+	c.Flags().BoolVar(&down, "down", false, "lower counts to what the usage table still shows; without it, deleted usage stays counted")
+	return c
 }

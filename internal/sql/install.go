@@ -68,9 +68,12 @@ func Script(ctx context.Context, conn *pgx.Conn, o InstallOptions) ([]string, er
 	}
 	grants := grantStatements(o.Schema, roles, have.role)
 	fingerprint, granted := digest(files, access, helpers), digest(grants)
-	stale := have.fingerprint != fingerprint || !have.access || len(steps) > 0
+	stale := have.fingerprint != fingerprint || !have.access || have.emptied || len(steps) > 0
 	if stale {
-		if !have.access {
+		if have.emptied {
+			steps = append(steps, "DELETE FROM "+ident(o.Schema, "feature_access")) // what was made since knows no earlier use
+		}
+		if !have.access || have.emptied {
 			steps = append(steps, "DELETE FROM tiergate.meta WHERE key IN ('counted', 'plan')")
 			if have.version > 0 {
 				steps = append(steps, newEpisodes)
@@ -161,6 +164,7 @@ type state struct {
 	owner       string   // of schema tiergate
 	owned       bool     // by the sidecar's role, or by one it belongs to
 	access      bool     // feature_access is there
+	emptied     bool     // and has lost its rows
 	foreign     bool     // and is the application's own
 	role        string   // the sidecar's own
 	readers     []string // other roles that may read the usage table
@@ -193,6 +197,11 @@ func installed(ctx context.Context, conn *pgx.Conn, o InstallOptions) (state, er
 		if st.version, err = strconv.Atoi(version); err != nil {
 			return st, fmt.Errorf("tiergate.meta holds version %q: %w", version, err)
 		}
+		if st.access && !st.foreign {
+			if st.emptied, err = emptied(ctx, conn, o.Schema); err != nil {
+				return st, err
+			}
+		}
 	}
 	for i := range o.Watches {
 		if w := &o.Watches[i]; w.Role == loops.Usage {
@@ -206,6 +215,35 @@ func installed(ctx context.Context, conn *pgx.Conn, o InstallOptions) (state, er
 		}
 	}
 	return st, nil
+}
+
+// emptied reports whether feature_access has lost its rows: the one of '*' was there for every feature.
+func emptied(ctx context.Context, conn *pgx.Conn, schema string) (is bool, err error) {
+	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tiergate.meta WHERE key = 'plan')
+			AND EXISTS (SELECT FROM tiergate.plan p WHERE NOT EXISTS (SELECT FROM `+ident(schema, "feature_access")+` fa
+				WHERE fa.subject_id = '*' AND fa.feature = p.feature))`).Scan(&is)
+	return is, explain("look at "+schema+".feature_access", err)
+}
+
+// Intact fails with Changed where somebody dropped or emptied feature_access, as migration tools do.
+func Intact(ctx context.Context, conn *pgx.Conn, schema string) error {
+	lost := &loops.Fault{Step: "watch " + schema + ".feature_access", Kind: loops.Changed, Hint: "it is made again, and usage is counted again; " +
+		"tell the migration tool to leave it alone"}
+	var there bool
+	err := conn.QueryRow(ctx, `SELECT t IS NOT NULL AND `+ours+` FROM (SELECT to_regclass($1) t) access`, ident(schema, "feature_access")).Scan(&there)
+	if err != nil {
+		return explain(lost.Step, err)
+	}
+	if !there {
+		lost.Err = errors.New("it was dropped")
+		return lost
+	}
+	empty, err := emptied(ctx, conn, schema)
+	if empty {
+		lost.Err = errors.New("it was emptied")
+		return lost
+	}
+	return err
 }
 
 // migrations returns the numbered schema files, and of those the ones after a version.

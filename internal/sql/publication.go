@@ -81,11 +81,19 @@ func publicationStatements(ctx context.Context, conn *pgx.Conn, o InstallOptions
 
 // PublicationState identifies the publications as they are now: a stream read under others does not
 // join. A table that left and came back is another membership, and an option that was changed and set
-// right again is another version of the row: rows may be missing in between.
+// right again is another version of the row: rows may be missing in between. A table that was renamed may
+// have been swapped for another one. A partition that was attached brings rows that no stream has shown:
+// unlike one that was made as a partition, it is older than its membership.
 func PublicationState(ctx context.Context, conn *pgx.Conn) (string, error) {
 	var text string
-	err := conn.QueryRow(ctx, `SELECT coalesce(string_agg(concat(p.oid, '.', p.xmin, ':', (SELECT string_agg(r.oid::text, ',' ORDER BY r.oid)
-			FROM pg_publication_rel r WHERE r.prpubid = p.oid)), ' ' ORDER BY p.pubname), '')
+	err := conn.QueryRow(ctx, `SELECT coalesce(string_agg(concat(p.oid, '.', p.xmin, ':',
+			(SELECT string_agg(concat(r.oid, '=', n.nspname, '.', c.relname, (
+					SELECT string_agg('+' || i.inhrelid, '' ORDER BY i.inhrelid) FROM pg_partition_tree(c.oid) t
+						JOIN pg_inherits i ON i.inhrelid = t.relid AND NOT i.inhdetachpending
+						JOIN pg_attribute a ON a.attrelid = t.relid AND a.attname = 'tableoid' AND a.xmin <> i.xmin
+				)), ',' ORDER BY r.oid)
+			FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+			WHERE r.prpubid = p.oid)), ' ' ORDER BY p.pubname), '')
 		FROM pg_publication p WHERE p.pubname = ANY($1)`, []string{UsagePublication, StatePublication}).Scan(&text)
 	return text, explain("look at the publications", err)
 }

@@ -127,7 +127,7 @@ func afreshSQL(tally, access string) string {
 
 // usersSQL lists how the users table differs from what is stored: rows to take over, and rows gone.
 func usersSQL(w *loops.Watch) string {
-	return fmt.Sprintf(`SELECT coalesce(u.key, s.user_key), u.key IS NULL AS gone, u.subject_id, u.email, u.name, u.customer
+	return fmt.Sprintf(`SELECT coalesce(u.key, s.user_key) AS key, u.key IS NULL AS gone, u.subject_id, u.email, u.name, u.customer
 		FROM (SELECT %s AS key, nullif(%s, '') AS subject_id, nullif(%s, '') AS email, nullif(%s, '') AS name, nullif(%s, '') AS customer FROM %s WHERE %s) u
 		FULL JOIN (SELECT * FROM tiergate.subject WHERE user_key IS NOT NULL) s ON s.user_key = u.key
 		WHERE u.key IS NULL OR s.user_key IS NULL OR u.subject_id IS DISTINCT FROM s.subject_id
@@ -139,7 +139,7 @@ func usersSQL(w *loops.Watch) string {
 
 // subscriptionsSQL lists how the subscriptions table differs from its mirror.
 func subscriptionsSQL(w *loops.Watch) string {
-	return fmt.Sprintf(`SELECT coalesce(u.key, m.key), u.key IS NULL AS gone, u.subject_id, u.status, u.plan, u.price, u.customer,
+	return fmt.Sprintf(`SELECT coalesce(u.key, m.key) AS key, u.key IS NULL AS gone, u.subject_id, u.status, u.plan, u.price, u.customer,
 			u.period_start::text, u.period_end::text
 		FROM (SELECT %s AS key, %s AS subject_id, %s AS status, %s AS plan, %s AS price, %s AS customer,
 			%s AS period_start, %s AS period_end FROM %s WHERE %s) u

@@ -2,8 +2,11 @@ package sql
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,15 +18,16 @@ import (
 type Finding struct {
 	Subject string `json:"subject"`
 	Feature string `json:"feature"`
-	Problem string `json:"problem"` // "lost", "tier", "flag", "email"
+	Problem string `json:"problem"` // "lost", "tier", "flag", "email"; of "tier" the subject may be the row's key
 	Detail  string `json:"detail"`
 }
 
 // Report is what a comparison of the flags with the data found.
 type Report struct {
-	Compared int       `json:"compared"` // rows of feature_access that were compared
-	Purged   int       `json:"purged"`   // rows that hold more than the table still shows
-	Findings []Finding `json:"findings"`
+	Compared  int       `json:"compared"`            // rows of feature_access that were compared
+	Purged    int       `json:"purged"`              // rows that hold more than the table still shows
+	Uncounted []string  `json:"uncounted,omitempty"` // features that were not compared: their loops are new, and still to be counted
+	Findings  []Finding `json:"findings"`
 }
 
 // windowCount is what one subject's window holds.
@@ -38,8 +42,14 @@ func Verify(ctx context.Context, conn *pgx.Conn, o Options) (Report, error) {
 	s := NewStore(o)
 	s.conn = conn
 	var report Report
+	have, err := s.counted(ctx, conn)
+	if err != nil {
+		return report, err
+	}
 	for i := range o.Plan.Loops {
-		if err := s.verifyLoop(ctx, i, &report); err != nil {
+		if l := &o.Plan.Loops[i]; !have.has(l) {
+			report.Uncounted = append(report.Uncounted, l.Feature)
+		} else if err := s.verifyLoop(ctx, l, &report); err != nil {
 			return report, err
 		}
 	}
@@ -49,8 +59,7 @@ func Verify(ctx context.Context, conn *pgx.Conn, o Options) (Report, error) {
 	return report, s.verifyFlags(ctx, &report)
 }
 
-func (s *Store) verifyLoop(ctx context.Context, i int, report *Report) error {
-	l := &s.plan.Loops[i]
+func (s *Store) verifyLoop(ctx context.Context, l *loops.Loop, report *Report) error {
 	first, err := s.tallies(ctx, l)
 	if err != nil {
 		return err
@@ -221,7 +230,8 @@ func (s *Store) passed(ctx context.Context) error {
 	}
 }
 
-// verifyMirrors looks for users and subscriptions that the flags do not know as they are.
+// verifyMirrors looks for users and subscriptions that the flags do not know as they are: rows that differ
+// before and after the flags have passed a point, and did not change in between.
 func (s *Store) verifyMirrors(ctx context.Context, report *Report) error {
 	for i := range s.watches {
 		w := &s.watches[i]
@@ -234,22 +244,39 @@ func (s *Store) verifyMirrors(ctx context.Context, report *Report) error {
 		default:
 			continue
 		}
-		rows, err := s.conn.Query(ctx, `SELECT d.* FROM (`+query+`) d LIMIT 100`)
+		before, err := s.differences(ctx, w, query)
 		if err != nil {
-			return explain("compare table "+w.Table, err)
+			return err
 		}
-		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (string, error) {
-			values, err := row.Values()
-			return fmt.Sprint(values[0]), err
-		})
+		if len(before) == 0 {
+			continue
+		}
+		if err := s.passed(ctx); err != nil {
+			return err
+		}
+		after, err := s.differences(ctx, w, query)
 		if err != nil {
-			return explain("compare table "+w.Table, err)
+			return err
 		}
-		for _, key := range found {
-			report.add(key, "", "tier", "table "+w.Table+" says otherwise than what is stored of this row")
+		for _, key := range slices.Sorted(maps.Keys(after)) {
+			if row, ok := before[key]; ok && row == after[key] {
+				report.add(key, "", "tier", "table "+w.Table+" says otherwise than what is stored of this row")
+			}
 		}
 	}
 	return nil
+}
+
+// differences returns the first rows, by key, of which a table and its mirror say different things.
+func (s *Store) differences(ctx context.Context, w *loops.Watch, query string) (map[string]string, error) {
+	rows, err := s.conn.Query(ctx, `SELECT d.key, d::text FROM (`+query+`) d ORDER BY 1 LIMIT 1000`)
+	if err != nil {
+		return nil, explain("compare table "+w.Table, err)
+	}
+	found := map[string]string{}
+	var key, row string
+	_, err = pgx.ForEachRow(rows, []any{&key, &row}, func() error { found[key] = row; return nil })
+	return found, explain("compare table "+w.Table, err)
 }
 
 // verifyFlags looks for rows that contradict themselves or their subject, and for events that no
@@ -275,12 +302,17 @@ func (s *Store) verifyFlags(ctx context.Context, report *Report) error {
 	return explain("compare the flags", err)
 }
 
-// Resync makes the sidecar count everything again: at once if it runs, else when it does.
-func Resync(ctx context.Context, conn *pgx.Conn) error {
-	if _, err := conn.Exec(ctx, `DELETE FROM tiergate.meta WHERE key = 'counted'`); err != nil {
+// Resync makes the sidecar count everything again: at once if it runs, else when it does. With down it
+// forgets what the usage table does not show any more.
+func Resync(ctx context.Context, conn *pgx.Conn, down bool) error {
+	text, err := json.Marshal(counted{Down: down})
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, setMetaSQL("counted", string(text))); err != nil {
 		return explain("ask for a recount", err)
 	}
-	_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+	_, err = conn.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 		WHERE datname = current_database() AND usename = current_user AND application_name = $1`, string(ForApply))
 	return explain("ask for a recount", err)
 }
