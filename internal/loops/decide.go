@@ -44,7 +44,11 @@ func (d *Decider) Decide(s *State, b Batch) error {
 		var err error
 		switch c.Role {
 		case Usage:
-			d.use(s, &c.Use, c.Committed)
+			if c.Gauge() {
+				err = d.gauge(s, c)
+			} else {
+				d.use(s, &c.Use, c.Committed)
+			}
 		case Subscriptions:
 			err = d.subscription(s, c)
 		case Users:
@@ -285,6 +289,10 @@ func (d *Decider) Recount(s *State, i int, now time.Time, tallies []Tally) {
 			continue
 		}
 		d.elapse(s, sub, now)
+		if d.watches[Usage].Gauge() {
+			d.read(s, sub, i, s.Now)
+			continue
+		}
 		a := d.access(s, sub, i)
 		held := a.Used
 		if a.ResetsAt.IsZero() && t.First.Before(a.ClosedAt) {
