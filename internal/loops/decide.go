@@ -280,7 +280,8 @@ type Tally struct {
 }
 
 // Recount applies a count of the i-th loop, as of now. Usage that was deleted never lowers a count: the
-// greater of stored and counted holds. What is stored without a window is no count of one that opens.
+// greater of stored and counted holds. What is stored without a window is no count of one that opens. Where
+// rows hold counts, a tally only names the subject.
 func (d *Decider) Recount(s *State, i int, now time.Time, tallies []Tally) {
 	window := d.plan.Loops[i].Window
 	for _, t := range tallies {

@@ -67,7 +67,12 @@ func (s *Store) countView(ctx context.Context, tx pgx.Tx, d *loops.Decider) (cou
 		subscriptions = subscriptions || s.watches[i].Role == loops.Subscriptions
 	}
 	if !subscriptions {
-		if err := s.forgetSubscriptions(ctx, tx, d); err != nil {
+		if err := s.forget(ctx, tx, loops.Subscriptions, "subscription", d); err != nil {
+			return 0, err
+		}
+	}
+	if !s.usage().Gauge() {
+		if err := s.forget(ctx, tx, loops.Usage, "gauge", d); err != nil {
 			return 0, err
 		}
 	}
@@ -96,15 +101,8 @@ func (s *Store) closeDue(ctx context.Context, d *loops.Decider) error {
 
 // reread applies how a state table differs from its mirror.
 func (s *Store) reread(ctx context.Context, tx pgx.Tx, w *loops.Watch, d *loops.Decider) error {
-	var query string
-	var fields []loops.Field
-	switch w.Role {
-	case loops.Users:
-		query, fields = usersSQL(w), []loops.Field{loops.FieldSubject, loops.FieldEmail, loops.FieldName, loops.FieldCustomer}
-	case loops.Subscriptions:
-		query, fields = subscriptionsSQL(w), []loops.Field{loops.FieldSubject, loops.FieldStatus, loops.FieldPlan, loops.FieldPrice,
-			loops.FieldCustomer, loops.FieldPeriodStart, loops.FieldPeriodEnd}
-	default:
+	query, fields := mirrorSQL(w)
+	if query == "" {
 		return nil
 	}
 	rows, err := tx.Query(ctx, query)
@@ -114,7 +112,7 @@ func (s *Store) reread(ctx context.Context, tx pgx.Tx, w *loops.Watch, d *loops.
 	defer rows.Close()
 	var changes []loops.Change
 	flush := func() error {
-		s.whole = s.whole && len(changes) == 0
+		s.whole = s.whole && (len(changes) == 0 || w.Gauge())
 		_, err := s.count(ctx, changes, d)
 		changes = changes[:0]
 		return err
@@ -136,20 +134,20 @@ func (s *Store) reread(ctx context.Context, tx pgx.Tx, w *loops.Watch, d *loops.
 	return flush()
 }
 
-// forgetSubscriptions ends what a table said that is not watched any more.
-func (s *Store) forgetSubscriptions(ctx context.Context, tx pgx.Tx, d *loops.Decider) error {
-	rows, err := tx.Query(ctx, `SELECT key FROM tiergate.subscription`)
+// forget ends what a table said that is not watched in this role any more.
+func (s *Store) forget(ctx context.Context, tx pgx.Tx, role loops.Role, mirror string, d *loops.Decider) error {
+	rows, err := tx.Query(ctx, `SELECT key FROM `+ident("tiergate", mirror))
 	if err != nil {
-		return explain("read the subscriptions", err)
+		return explain("read the mirror of "+mirror+"s", err)
 	}
 	keys, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return explain("read the subscriptions", err)
+		return explain("read the mirror of "+mirror+"s", err)
 	}
 	for part := range slices.Chunk(keys, chunk) {
 		changes := make([]loops.Change, len(part))
 		for i, key := range part {
-			changes[i] = loops.Change{Role: loops.Subscriptions, Op: loops.Delete, Key: key}
+			changes[i] = loops.Change{Role: role, Op: loops.Delete, Key: key}
 		}
 		if _, err := s.count(ctx, changes, d); err != nil {
 			return err
@@ -189,7 +187,11 @@ func (s *Store) tally(ctx context.Context, tx pgx.Tx, i int, d *loops.Decider) (
 	if err != nil {
 		return 0, err
 	}
-	rows, err := tx.Query(ctx, tallySQL(w, l, s.access), now, horizon, l.Feature, since)
+	query, args := tallySQL(w, l, s.access), []any{now, horizon, l.Feature, since}
+	if w.Gauge() {
+		query, args = readSQL(w, l, s.access), []any{l.Feature}
+	}
+	rows, err := tx.Query(ctx, query, args...)
 	if err != nil {
 		return 0, explain("count table "+w.Table, err)
 	}

@@ -51,6 +51,9 @@ func Verify(ctx context.Context, conn *pgx.Conn, o Options) (Report, error) {
 
 func (s *Store) verifyLoop(ctx context.Context, i int, report *Report) error {
 	l := &s.plan.Loops[i]
+	if s.usage().Gauge() {
+		return s.verifyGauge(ctx, l, report)
+	}
 	first, err := s.tallies(ctx, l)
 	if err != nil {
 		return err
@@ -217,18 +220,17 @@ func (s *Store) passed(ctx context.Context) error {
 	}
 }
 
-// verifyMirrors looks for users and subscriptions that the flags do not know as they are.
+// verifyMirrors looks for users, subscriptions and gauges that the flags do not know as they are.
 func (s *Store) verifyMirrors(ctx context.Context, report *Report) error {
 	for i := range s.watches {
 		w := &s.watches[i]
-		var query string
-		switch w.Role {
-		case loops.Users:
-			query = usersSQL(w)
-		case loops.Subscriptions:
-			query = subscriptionsSQL(w)
-		default:
+		query, _ := mirrorSQL(w)
+		if query == "" {
 			continue
+		}
+		problem := "tier"
+		if w.Gauge() {
+			problem = "lost"
 		}
 		rows, err := s.conn.Query(ctx, `SELECT d.* FROM (`+query+`) d LIMIT 100`)
 		if err != nil {
@@ -242,7 +244,7 @@ func (s *Store) verifyMirrors(ctx context.Context, report *Report) error {
 			return explain("compare table "+w.Table, err)
 		}
 		for _, key := range found {
-			report.add(key, "", "tier", "table "+w.Table+" says otherwise than what is stored of this row")
+			report.add(key, "", problem, "table "+w.Table+" says otherwise than what is stored of this row")
 		}
 	}
 	return nil
