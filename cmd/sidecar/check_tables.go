@@ -42,8 +42,8 @@ func (k *checkup) tables(ctx context.Context, conn *pgx.Conn, v sql.Server, p *p
 		if k.rights(v, &w, r) {
 			readable = append(readable, w)
 		}
-		if !r.Owned {
-			foreign[r.Owner] = append(foreign[r.Owner], w.Schema+"."+w.Table)
+		if name := w.Schema + "." + w.Table; !r.Owned && !slices.Contains(foreign[r.Owner], name) {
+			foreign[r.Owner] = append(foreign[r.Owner], name)
 		}
 	}
 	if missing > 0 {
@@ -69,7 +69,11 @@ func mapping(w *loops.Watch) string {
 	for _, f := range slices.Sorted(maps.Keys(w.Columns)) {
 		parts = append(parts, fmt.Sprintf("%s = %s", f, w.Columns[f].Name))
 	}
-	return fmt.Sprintf("%s.%s: %s", w.Schema, w.Table, strings.Join(parts, ", "))
+	text := fmt.Sprintf("%s.%s: %s", w.Schema, w.Table, strings.Join(parts, ", "))
+	if w.Gauge() {
+		text += "; a gauge: what a subject's rows hold is what is used"
+	}
+	return text
 }
 
 // installation says what stands in the database. It returns how many statements install would run.

@@ -74,6 +74,10 @@ type explanation struct {
 		Key, Status, Plan, Price string
 		PeriodEnd                *time.Time `json:"period_end"`
 	}
+	Gauges []struct {
+		Endpoint, Method, Feature string
+		Value                     int64
+	}
 	Events []struct {
 		At          time.Time
 		Kind        string
@@ -120,6 +124,9 @@ func (e *explanation) print(out io.Writer) {
 	}
 	for _, m := range e.Subscriptions {
 		line("subscription", "%s: %s %s", m.Key, m.Status, strings.TrimSpace(m.Plan+" "+m.Price))
+	}
+	for _, g := range e.Gauges {
+		line("gauge", "%s", strings.Join(strings.Fields(fmt.Sprint(g.Method, " ", g.Endpoint, " ", g.Feature, " ", g.Value)), " "))
 	}
 	for _, ev := range e.Events {
 		text := fmt.Sprintf("%s  %s at %d of %s, tier %s", stamp(ev.At), ev.Kind, ev.Used, limitText(ev.Limit), ev.Tier)

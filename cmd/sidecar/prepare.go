@@ -58,13 +58,7 @@ func match(ctx context.Context, conn *pgx.Conn, s config.Settings, plan *loops.P
 	if p.schema, err = schemaOf(ctx, conn, s); err != nil {
 		return nil, err
 	}
-	needsTime := false
-	triggers := make([]loops.Trigger, len(plan.Loops))
-	for i, l := range plan.Loops {
-		needsTime = needsTime || l.Window.Kind != loops.Lifetime
-		triggers[i] = l.Trigger
-	}
-	p.watches, p.notes, err = config.Recognise(catalog(tables), p.schema, s, needsTime, triggers)
+	p.watches, p.notes, err = config.Recognise(catalog(tables), p.schema, s, plan.Loops)
 	p.watches = append(p.watches, loops.Watch{Role: loops.Events, Schema: "tiergate", Table: "access_event",
 		Columns: map[loops.Field]loops.Column{loops.FieldID: {Name: "id", Type: "bigint"}}})
 	return p, err

@@ -56,15 +56,16 @@ type sidecar struct {
 	log     *slog.Logger
 	metrics *web.Metrics
 
-	ready atomic.Pointer[string] // why it is not ready; nil: it is
-	begun bool                   // a session got as far as an installed database
+	ready    atomic.Pointer[string] // why it is not ready; nil: it is
+	begun    bool                   // a session got as far as an installed database
+	followed atomic.Bool            // and another one, or the same, to flags that follow it
 
 	current atomic.Pointer[prepared] // what the session works on
 	stop    func()                   // ends the admin address, which outlives sessions; nil: it is not open
 }
 
-// run keeps a session going: each reads the configuration and the catalog anew. Once one has begun, nothing
-// that a migration does to the database ends the process: it waits until there is something to follow.
+// run keeps a session going: each reads the configuration and the catalog anew. Once one has followed, nothing
+// that a migration does to the database ends the process: it waits until there is something to follow again.
 func (s *sidecar) run(ctx context.Context) error {
 	s.notReady("starting")
 	if s.once {
@@ -89,7 +90,7 @@ func (s *sidecar) run(ctx context.Context) error {
 			pause = time.Second / 2
 			continue
 		}
-		if err == nil || !s.begun {
+		if err == nil || !s.begun || (loops.KindOf(err) == loops.Permanent && !s.followed.Load()) {
 			return err
 		}
 		s.notReady(err.Error())
@@ -291,6 +292,7 @@ type readiness struct {
 
 // Following marks the sidecar as ready, and says so once.
 func (r readiness) Following() {
+	r.sidecar.followed.Store(true)
 	if r.sidecar.ready.Swap(nil) != nil && !r.sidecar.once {
 		r.sidecar.log.Info("ready: flags follow the database")
 	}

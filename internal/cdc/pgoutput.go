@@ -25,7 +25,7 @@ type (
 		end       pglogrepl.LSN // where the commit record ends
 		committed time.Time
 	}
-	// rowMessage is one insert, update or delete. table is nil for a table nobody watches.
+	// rowMessage is one insert, update or delete.
 	rowMessage struct {
 		op    loops.Op
 		table *table
@@ -43,8 +43,13 @@ type tuple []loops.Value
 
 // table is what the last Relation message said of a table, matched with what is watched.
 type table struct {
+	width int    // columns
+	views []view // one for each role it has; none where nobody watches it
+}
+
+// view is a table in one role.
+type view struct {
 	watch  *loops.Watch
-	width  int     // columns
 	fields []field // what means something; one column may have several meanings
 	key    []int   // columns of the replica identity, in the watch's order
 }
@@ -175,35 +180,48 @@ func (d *decoder) relation(r *reader) error {
 			return errShort
 		}
 	}
-	i := slices.IndexFunc(d.watches, func(w loops.Watch) bool { return w.Schema == schema && w.Table == name })
-	if i < 0 {
-		if t := d.tables[id]; t != nil && t.watch != nil {
-			return &loops.Fault{Step: "read the change stream", Kind: loops.Changed,
-				Err:  fmt.Errorf("table %s.%s is now %s.%s", t.watch.Schema, t.watch.Table, schema, name),
-				Hint: "the tables are looked up again; if none is found, set tables." + section(t.watch.Role) + ".table in sidecar.yaml"}
+	t := &table{width: n}
+	for i := range slices.Backward(d.watches) { // users before usage: who there is before what they use
+		if w := &d.watches[i]; w.Schema == schema && w.Table == name {
+			v, err := viewOf(w, names)
+			if err != nil {
+				return err
+			}
+			t.views = append(t.views, v)
 		}
-		d.tables[id] = &table{}
-		return nil
 	}
-	w := &d.watches[i]
-	t := &table{watch: w, width: n}
-	for f, column := range w.Columns {
-		c := slices.Index(names, column.Name)
-		if c < 0 {
-			return lostColumn(w, column.Name, "tables."+section(w.Role)+"."+f.String())
-		}
-		t.fields = append(t.fields, field{f, c})
-	}
-	for _, column := range w.Key {
-		c := slices.Index(names, column)
-		if c < 0 {
-			return lostColumn(w, column, "the table's primary key")
-		}
-		t.key = append(t.key, c)
+	if old := d.tables[id]; old.watched() && !t.watched() {
+		w := old.views[0].watch
+		return &loops.Fault{Step: "read the change stream", Kind: loops.Changed,
+			Err:  fmt.Errorf("table %s.%s is now %s.%s", w.Schema, w.Table, schema, name),
+			Hint: "the tables are looked up again; if none is found, set tables." + section(w.Role) + ".table in sidecar.yaml"}
 	}
 	d.tables[id] = t
 	return nil
 }
+
+// viewOf finds a watch's columns among a table's.
+func viewOf(w *loops.Watch, names []string) (view, error) {
+	v := view{watch: w}
+	for f, column := range w.Columns {
+		c := slices.Index(names, column.Name)
+		if c < 0 {
+			return v, lostColumn(w, column.Name, "tables."+section(w.Role)+"."+f.String())
+		}
+		v.fields = append(v.fields, field{f, c})
+	}
+	for _, column := range w.Key {
+		c := slices.Index(names, column)
+		if c < 0 {
+			return v, lostColumn(w, column, "the table's primary key")
+		}
+		v.key = append(v.key, c)
+	}
+	return v, nil
+}
+
+// watched reports whether anybody watches the table.
+func (t *table) watched() bool { return t != nil && len(t.views) > 0 }
 
 func lostColumn(w *loops.Watch, column, setting string) error {
 	return &loops.Fault{Step: "read the change stream", Kind: loops.Changed,
@@ -222,7 +240,7 @@ func (d *decoder) row(op loops.Op, r *reader) (any, error) {
 		return nil, fmt.Errorf("a row of table %d came before the table", id)
 	}
 	m := rowMessage{op: op, table: t}
-	if t.watch == nil {
+	if !t.watched() {
 		return m, nil
 	}
 	for n := 0; len(r.b) > 0; n++ {
@@ -241,7 +259,7 @@ func (d *decoder) row(op loops.Op, r *reader) (any, error) {
 	}
 	if (op != loops.Delete && len(m.new) != t.width) || (op == loops.Delete && len(m.old) != t.width) ||
 		(m.old != nil && len(m.old) != t.width) {
-		return nil, fmt.Errorf("a row of table %s does not have the table's %d columns", t.watch.Table, t.width)
+		return nil, fmt.Errorf("a row of table %s does not have the table's %d columns", t.views[0].watch.Table, t.width)
 	}
 	return m, nil
 }
@@ -279,70 +297,85 @@ func (d *decoder) truncate(r *reader) (any, error) {
 	r.u8() // cascade, restart identity
 	var m truncateMessage
 	for range n {
-		t, ok := d.tables[r.u32()]
+		t := d.tables[r.u32()]
 		if r.short {
 			return nil, errShort
 		}
-		if ok && t.watch != nil {
+		if t.watched() {
 			m.tables = append(m.tables, t)
 		}
 	}
 	return m, nil
 }
 
-// counts reports whether the row means something. Of tables that are only appended to, updates and
-// deletes do not: somebody may have widened their publication.
-func (m rowMessage) counts() bool {
-	w := m.table.watch
-	return w != nil && (m.op == loops.Insert || (w.Role != loops.Usage && w.Role != loops.Events))
+// changes appends what a row means in each of its table's roles. A usage row that cannot be read counts as
+// one without a subject: unread says why, and it stops nobody.
+func (m rowMessage) changes(to []loops.Change, committed time.Time) (all []loops.Change, unread, err error) {
+	for i := range m.table.views {
+		v := &m.table.views[i]
+		if !v.counts(m.op) {
+			continue
+		}
+		change, invalid := v.change(m, committed)
+		switch {
+		case invalid != nil && v.watch.Role != loops.Usage:
+			return to, unread, invalid
+		case invalid != nil:
+			unread, change.Use = invalid, loops.Use{}
+		}
+		to = append(to, change)
+	}
+	return to, unread, nil
 }
 
+// counts reports whether a row means something. Of tables that are only appended to, updates and deletes
+// do not: somebody may have widened their publication.
+func (v *view) counts(op loops.Op) bool { return op == loops.Insert || v.watch.State() }
+
 // keyText joins the values of the replica identity.
-func (t *table) keyText(row tuple) string {
-	if len(t.key) == 1 {
-		return row[t.key[0]].Text
+func (v *view) keyText(row tuple) string {
+	if len(v.key) == 1 {
+		return row[v.key[0]].Text
 	}
-	parts := make([]string, len(t.key))
-	for i, c := range t.key {
+	parts := make([]string, len(v.key))
+	for i, c := range v.key {
 		parts[i] = row[c].Text
 	}
 	return strings.Join(parts, "\x1f")
 }
 
-// change turns a row of a watched table into what the core understands. A usage row that cannot be
-// read counts as one without a subject: it is reported, and stops nobody.
-func (m rowMessage) change(committed time.Time) (c loops.Change, invalid error) {
-	t := m.table
-	c = loops.Change{Role: t.watch.Role, Op: m.op, Committed: committed}
-	switch t.watch.Role {
-	case loops.Usage:
-		c.Use, invalid = t.watch.Use(func(f loops.Field) loops.Value { return t.value(m.new, f) }, committed)
-		return c, invalid
-	case loops.Events:
-		_, err := fmt.Sscan(t.value(m.new, loops.FieldID).Text, &c.Event)
+// change turns a row into what the core understands.
+func (v *view) change(m rowMessage, committed time.Time) (c loops.Change, invalid error) {
+	c = loops.Change{Role: v.watch.Role, Op: m.op, Committed: committed}
+	switch {
+	case v.watch.Role == loops.Events:
+		_, err := fmt.Sscan(v.value(m.new, loops.FieldID).Text, &c.Event)
 		return c, err
+	case !v.watch.State():
+		c.Use, invalid = v.watch.Use(func(f loops.Field) loops.Value { return v.value(m.new, f) }, committed)
+		return c, invalid
 	}
 	if m.op == loops.Delete {
-		c.Key = t.keyText(m.old)
+		c.Key = v.keyText(m.old)
 		return c, nil
 	}
-	c.Key = t.keyText(m.new)
+	c.Key = v.keyText(m.new)
 	if m.old != nil {
-		if old := t.keyText(m.old); old != c.Key {
+		if old := v.keyText(m.old); old != c.Key {
 			c.OldKey = old
 		}
 	}
 	c.Row = loops.Row{}
-	for _, f := range t.fields {
+	for _, f := range v.fields {
 		c.Row[f.Field] = m.new[f.column]
 	}
 	return c, nil
 }
 
-func (t *table) value(row tuple, f loops.Field) loops.Value {
-	for i := range t.fields {
-		if t.fields[i].Field == f {
-			return row[t.fields[i].column]
+func (v *view) value(row tuple, f loops.Field) loops.Value {
+	for i := range v.fields {
+		if v.fields[i].Field == f {
+			return row[v.fields[i].column]
 		}
 	}
 	return loops.Value{}

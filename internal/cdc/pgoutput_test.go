@@ -44,7 +44,7 @@ func isUnwatched(d *decoder, m []byte) bool {
 		return false
 	}
 	t := d.tables[binary.BigEndian.Uint32(m[1:])]
-	return t != nil && t.watch == nil
+	return t != nil && !t.watched()
 }
 
 // texts decodes messages in order and prints what becomes of rows and truncations.
@@ -59,17 +59,16 @@ func texts(t *testing.T, messages [][]byte) []string {
 		}
 		switch m := message.(type) {
 		case rowMessage:
-			if m.table.watch == nil {
-				continue
+			changes, unread, err := m.changes(nil, time.Now())
+			if err != nil || unread != nil {
+				t.Fatal(err, unread)
 			}
-			change, err := m.change(time.Now())
-			if err != nil {
-				t.Fatal(err)
+			for _, change := range changes {
+				out = append(out, changeText(change))
 			}
-			out = append(out, changeText(change))
 		case truncateMessage:
 			for _, table := range m.tables {
-				out = append(out, "T "+table.watch.Table)
+				out = append(out, "T "+table.views[0].watch.Table)
 			}
 		}
 	}
@@ -134,19 +133,17 @@ func differ(ours any, theirs pglogrepl.Message, d *decoder) string {
 	case *pglogrepl.TruncateMessage:
 		var tables []*table
 		for _, id := range w.RelationIDs {
-			if table := d.tables[id]; table != nil && table.watch != nil {
+			if table := d.tables[id]; table.watched() {
 				tables = append(tables, table)
 			}
 		}
 		got, want = fmt.Sprint(ours), fmt.Sprint(truncateMessage{tables})
 	case *pglogrepl.RelationMessage:
-		table := d.tables[w.RelationID]
-		if table.watch == nil {
-			return ""
-		}
-		for _, f := range table.fields {
-			if got, want := w.Columns[f.column].Name, table.watch.Columns[f.Field].Name; got != want {
-				return fmt.Sprintf("column %d is %s, not %s", f.column, got, want)
+		for _, v := range d.tables[w.RelationID].views {
+			for _, f := range v.fields {
+				if got, want := w.Columns[f.column].Name, v.watch.Columns[f.Field].Name; got != want {
+					return fmt.Sprintf("column %d is %s, not %s", f.column, got, want)
+				}
 			}
 		}
 	default:
@@ -166,7 +163,7 @@ func rowsText(ours any, id uint32, before, after *pglogrepl.TupleData, d *decode
 	if m.table != d.tables[id] {
 		return "another table", ""
 	}
-	if m.table.watch == nil {
+	if !m.table.watched() {
 		return "", ""
 	}
 	convert := func(t *pglogrepl.TupleData) tuple {
@@ -290,11 +287,51 @@ func TestOneColumnTwoMeanings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	change, err := message.(rowMessage).change(time.Time{})
-	if err != nil {
+	changes, _, err := message.(rowMessage).changes(nil, time.Time{})
+	if err != nil || len(changes) != 1 {
+		t.Fatal(changes, err)
+	}
+	expect(t, []string{changeText(changes[0])}, "I a@b.c subject=a@b.c email=a@b.c")
+}
+
+// callsOf lets the users table keep each user's count as well.
+func callsOf(column string) loops.Watch {
+	return loops.Watch{Role: loops.Usage, Schema: "public", Table: "users", Key: []string{"id"}, Columns: map[loops.Field]loops.Column{
+		loops.FieldSubject: {Name: "id"}, loops.FieldCount: {Name: column}}}
+}
+
+// TestOneTableTwoRoles holds that a row of a table with two roles is a change in each, users first.
+func TestOneTableTwoRoles(t *testing.T) {
+	d := newDecoder(append([]loops.Watch{callsOf("calls")}, (&app{}).watches()...))
+	if _, err := d.decode(relationMessage(1, "users", []string{"id", "email", "name", "calls"})); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, []string{changeText(change)}, "I a@b.c subject=a@b.c email=a@b.c")
+	for message, want := range map[string][]string{
+		"I\x00\x00\x00\x01N\x00\x04t\x00\x00\x00\x011nnt\x00\x00\x00\x017":                               {"I 1 subject=1 email=null name=null", "I 1 subject=1 count=7"},
+		"U\x00\x00\x00\x01K\x00\x04t\x00\x00\x00\x011nnnN\x00\x04t\x00\x00\x00\x012nut\x00\x00\x00\x018": {"U 2 was 1 subject=2 email=null name=unchanged", "U 2 was 1 subject=2 count=8"},
+		"D\x00\x00\x00\x01K\x00\x04t\x00\x00\x00\x012nnn":                                                {"D 2", "D 2"},
+	} {
+		m, err := d.decode([]byte(message))
+		if err != nil {
+			t.Fatal(err)
+		}
+		changes, unread, err := m.(rowMessage).changes(nil, time.Time{})
+		if err != nil || unread != nil {
+			t.Fatal(err, unread)
+		}
+		texts := []string{}
+		for _, c := range changes {
+			texts = append(texts, changeText(c))
+		}
+		expect(t, texts, want...)
+		if changes[0].Role != loops.Users || !changes[1].Gauge() {
+			t.Errorf("roles %d and %d", changes[0].Role, changes[1].Role)
+		}
+	}
+	_, err := d.decode(relationMessage(1, "users", []string{"id", "email", "name"}))
+	if err == nil || !strings.Contains(err.Error(), "tables.usage.count") {
+		t.Errorf("a count that is gone: %v", err)
+	}
 }
 
 func FuzzDecode(f *testing.F) {
@@ -319,9 +356,7 @@ func FuzzDecode(f *testing.F) {
 			if len(m.old)+len(m.new) > len(data) {
 				t.Fatalf("%d bytes became %d columns", len(data), len(m.old)+len(m.new))
 			}
-			if m.counts() {
-				m.change(time.Time{})
-			}
+			m.changes(nil, time.Time{})
 		case truncateMessage:
 			if len(m.tables) > len(data)/4 {
 				t.Fatalf("%d bytes became %d tables", len(data), len(m.tables))

@@ -193,14 +193,14 @@ func read(t *testing.T, stream loops.Stream, n int) (texts []string, at loops.Po
 }
 
 func changeText(c loops.Change) string {
-	if c.Role == loops.Usage {
+	if c.Role == loops.Usage && !c.Gauge() {
 		return fmt.Sprintf("%c %s %s", c.Op, c.Use.Subject, c.Use.Endpoint)
 	}
 	text := fmt.Sprintf("%c %s", c.Op, strings.ReplaceAll(c.Key, "\x1f", "+"))
 	if c.OldKey != "" {
 		text += " was " + strings.ReplaceAll(c.OldKey, "\x1f", "+")
 	}
-	fields := []loops.Field{loops.FieldSubject, loops.FieldPlan, loops.FieldEmail, loops.FieldName}
+	fields := []loops.Field{loops.FieldSubject, loops.FieldPlan, loops.FieldEmail, loops.FieldName, loops.FieldCount}
 	for _, f := range fields {
 		v, ok := c.Row[f]
 		if !ok {

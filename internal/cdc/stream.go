@@ -55,9 +55,10 @@ type stream struct {
 	closed   bool
 
 	// Only the goroutine's own.
-	committed time.Time // of the open transaction
-	skip      int64     // rows of it that are done
-	resume    position  // where it began, until the first transaction has been matched
+	committed time.Time      // of the open transaction
+	skip      int64          // rows of it that are done
+	resume    position       // where it began, until the first transaction has been matched
+	scratch   []loops.Change // of one row
 	nextTell  time.Time
 	told      pglogrepl.LSN
 }
@@ -344,23 +345,19 @@ func (s *stream) row(m rowMessage, size int) error {
 		s.skip--
 		return nil
 	}
-	var change loops.Change
-	watched := m.counts()
-	if watched {
-		var invalid error
-		if change, invalid = m.change(s.committed); invalid != nil {
-			if m.table.watch.Role != loops.Usage {
-				return invalid
-			}
-			s.log.Warn("a usage row cannot be read and does not count", "error", invalid)
-			change.Use = loops.Use{}
-		}
+	changes, unread, err := m.changes(s.scratch[:0], s.committed)
+	if err != nil {
+		return err
 	}
+	if unread != nil {
+		s.log.Warn("a usage row cannot be read and does not count", "error", unread)
+	}
+	s.scratch = changes
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.at.Rows++
-	if watched {
-		s.pending = append(s.pending, change)
+	if len(changes) > 0 {
+		s.pending = append(s.pending, changes...)
 		s.bytes += size
 		s.through = s.committed
 	}
@@ -371,5 +368,5 @@ func (s *stream) truncated(m truncateMessage) error {
 	if len(m.tables) == 0 {
 		return nil
 	}
-	return gap("table %s was truncated", m.tables[0].watch.Table)
+	return gap("table %s was truncated", m.tables[0].views[0].watch.Table)
 }

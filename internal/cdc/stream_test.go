@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -57,6 +58,37 @@ func TestWidenedPublication(t *testing.T) {
 		INSERT INTO usage (user_id, endpoint) VALUES ('ann', '3')`)
 	got, _ := read(t, stream, 2)
 	expect(t, got, "I ann 1", "I ann 3") // changing or deleting usage is no usage
+}
+
+// TestResumeBetweenRowsOfTwoRoles holds that a position counts rows, where each of them is two changes.
+func TestResumeBetweenRowsOfTwoRoles(t *testing.T) {
+	a := newApp(t)
+	a.exec(`ALTER TABLE users ADD calls int DEFAULT 0`)
+	first := a.begin()
+	a.exec(`BEGIN; INSERT INTO users VALUES (1, 'a@b.c', 'Ann'); UPDATE users SET calls = 5; DELETE FROM users; COMMIT`)
+	final, xid := a.transaction(1)
+	rows := []string{"I 1 subject=1 email=a@b.c name=Ann", "I 1 subject=1 count=0",
+		"U 1 subject=1 email=a@b.c name=Ann", "U 1 subject=1 count=5", "D 1", "D 1"}
+	for done := range 3 {
+		p, err := decodePosition(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.End, p.Final, p.Xid, p.Rows = final, final, xid, int64(done)
+		source := a.source()
+		source.config.Watches = slices.Insert(source.config.Watches, 0, callsOf("calls"))
+		var stream loops.Stream
+		await(t, "the slot to be free", func() bool {
+			stream, err = source.Resume(t.Context(), p.encode())
+			return err == nil
+		})
+		got, at := read(t, stream, len(rows)-2*done)
+		expect(t, got, rows[2*done:]...)
+		if end, err := decodePosition(at); err != nil || end.Rows != 0 {
+			t.Errorf("after %d rows the position is %s, %v", done, at, err)
+		}
+		stream.Close()
+	}
 }
 
 // TestResumeAtEveryRow stops inside a transaction after each of its rows, watched or not, and reads on.

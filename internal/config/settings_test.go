@@ -68,6 +68,7 @@ tables:
   usage:
     table: '"Usage"'
     subject: account_id
+    count: calls
     timezone: Europe/Berlin
   subscriptions: billing.subs
   users: {table: people, email: mail}
@@ -100,7 +101,7 @@ SMTP_URL: ${MAILER}
 	want := Settings{
 		Database: Database{Dialect: "postgres", URL: "postgres://u:p4@direct.example.com/db", Host: "direct.example.com", Port: 5432, User: "u", Name: "db", Schema: "shop"},
 		Loops:    "loops/*.ts",
-		Usage:    TableSetting{Table: `"Usage"`, Columns: map[loops.Field]string{loops.FieldSubject: "account_id"}},
+		Usage:    TableSetting{Table: `"Usage"`, Columns: map[loops.Field]string{loops.FieldSubject: "account_id", loops.FieldCount: "calls"}},
 		Subscriptions: TableSetting{
 			Table: "billing.subs",
 		},
@@ -205,8 +206,6 @@ func TestLoadProblems(t *testing.T) {
 		{"zone", "tables: {usage: {timezone: Berlin}}\n", nil, []string{`tables.usage.timezone: "Berlin" is not a time zone`}},
 		{"templates", "email: {templates: nowhere}\n", nil, []string{`email.templates: there is no folder "nowhere"`}},
 		{"narrow", "publication: narrow\n", nil, []string{"publication: narrow is not supported in this version"}},
-		{"count", "tables: {usage: {count: seats}}\n", nil, []string{"tables.usage.count: not supported in this version"}},
-		{"count in a variable", "", []string{"TIERGATE_TABLES_USAGE_COUNT=seats"}, []string{"TIERGATE_TABLES_USAGE_COUNT in the environment: not supported in this version"}},
 		{"stripe", "STRIPE_SECRET_KEY: x\nstripe: {sweep: 1m}\n", nil, []string{"sidecar.yaml:1:1: STRIPE_SECRET_KEY: not supported", "sidecar.yaml:2:1: stripe: not supported"}},
 		{"admin", "admin: {path: /x}\n", nil, []string{"admin.path: not supported in this version"}},
 		{"window", "attribution_window: 30d\n", nil, []string{"attribution_window: not supported in this version"}},

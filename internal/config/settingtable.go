@@ -57,7 +57,7 @@ func laterVariables() []string {
 
 // laterSettings are settings of ours that this version refuses by name.
 func laterSettings() []string {
-	return []string{"stripe.sweep", "webhooks.listen", "attribution_window", "tables.usage.count"}
+	return []string{"stripe.sweep", "webhooks.listen", "attribution_window"}
 }
 
 func isLater(name string) bool {

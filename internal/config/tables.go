@@ -39,26 +39,25 @@ func (t *CatalogTable) column(name string) (CatalogColumn, bool) {
 }
 
 // Recognise finds the usage, subscriptions and users tables and their columns, by the settings and
-// else by their usual names. schema is the application's; needsTime says that some loop has a period.
+// else by their usual names. schema is the application's, policy what its rows are counted for.
 // notes are for people: what was not found or is not used, and what that means. Every problem is
 // reported at once, each one a Fault with the setting or the statement that mends it.
-func Recognise(catalog []CatalogTable, schema string, s Settings, needsTime bool, triggers []loops.Trigger) (watches []loops.Watch, notes []string, err error) {
-	r := recogniser{schema: schema, settings: s}
+func Recognise(catalog []CatalogTable, schema string, s Settings, policy []loops.Loop) (watches []loops.Watch, notes []string, err error) {
+	r := recogniser{schema: schema, settings: s, policy: policy}
 	for _, t := range catalog {
 		if t.Schema != "tiergate" && t.Name != "feature_access" {
 			r.catalog = append(r.catalog, t)
 		}
 	}
 	for _, rule := range roles() {
-		if rule.role == loops.Usage && needsTime {
-			at := slices.IndexFunc(rule.columns, func(c columnRule) bool { return c.field == loops.FieldAt })
-			rule.columns[at].required = true
+		if rule.role == loops.Usage {
+			rule.columns = r.usageColumns(rule)
 		}
 		if w, ok := r.watch(rule); ok {
 			watches = append(watches, w)
 			if rule.role == loops.Usage {
 				r.usageSchema = w.Schema
-				r.matching(&w, triggers)
+				r.matching(&w)
 			}
 		}
 	}
@@ -70,6 +69,7 @@ type recogniser struct {
 	schema      string // the application's
 	usageSchema string // once the usage table is found
 	settings    Settings
+	policy      []loops.Loop
 	notes       []string
 	problems    []error
 }
@@ -104,7 +104,7 @@ func (r *recogniser) watch(rule roleRule) (loops.Watch, bool) {
 			w.Columns[c.field] = loops.Column{Name: column.Name, Type: column.Type}
 		}
 	}
-	if rule.role != loops.Usage {
+	if w.State() {
 		w.Key = table.Key
 		r.identity(rule, table, w.Columns[loops.FieldSubject].Name)
 	}
@@ -133,12 +133,13 @@ func (r *recogniser) identity(rule roleRule, table *CatalogTable, subject string
 }
 
 // matching says how usage rows find their loop, and refuses triggers that could not.
-func (r *recogniser) matching(w *loops.Watch, triggers []loops.Trigger) {
+func (r *recogniser) matching(w *loops.Watch) {
 	table := w.Schema + "." + w.Table
 	endpoint, feature := w.Has(loops.FieldEndpoint), w.Has(loops.FieldFeature)
-	onFeature := slices.ContainsFunc(triggers, func(t loops.Trigger) bool { return t.Kind == loops.OnFeature })
-	onMethod := slices.ContainsFunc(triggers, func(t loops.Trigger) bool { return t.Method != "" })
+	onFeature := slices.ContainsFunc(r.policy, func(l loops.Loop) bool { return l.Trigger.Kind == loops.OnFeature })
+	onMethod := slices.ContainsFunc(r.policy, func(l loops.Loop) bool { return l.Trigger.Method != "" })
 	switch {
+	case w.Gauge() && !endpoint && !feature && len(r.policy) < 2: // one count for one loop
 	case !endpoint && !feature:
 		r.note("%s has neither an endpoint nor a feature column: every row counts; set tables.usage.endpoint or tables.usage.feature to count some", table)
 	case !endpoint:

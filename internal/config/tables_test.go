@@ -38,7 +38,7 @@ func table(line string) CatalogTable {
 func described(w loops.Watch) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s.%s:", w.Schema, w.Table)
-	for f := loops.FieldSubject; f <= loops.FieldName; f++ {
+	for f := loops.FieldSubject; f <= loops.FieldCount; f++ {
 		if c, ok := w.Columns[f]; ok {
 			fmt.Fprintf(&b, " %s=%s", f, c.Name)
 		}
@@ -57,12 +57,17 @@ const (
 
 func columns(pairs ...string) map[loops.Field]string {
 	fields := map[string]loops.Field{"subject": loops.FieldSubject, "endpoint": loops.FieldEndpoint, "feature": loops.FieldFeature,
-		"quantity": loops.FieldQuantity, "at": loops.FieldAt, "status": loops.FieldStatus, "email": loops.FieldEmail, "period_end": loops.FieldPeriodEnd}
+		"quantity": loops.FieldQuantity, "count": loops.FieldCount, "at": loops.FieldAt, "status": loops.FieldStatus, "email": loops.FieldEmail, "period_end": loops.FieldPeriodEnd}
 	set := map[loops.Field]string{}
 	for i := 0; i < len(pairs); i += 2 {
 		set[fields[pairs[i]]] = pairs[i+1]
 	}
 	return set
+}
+
+// monthly is a policy of one loop with a period.
+func monthly(trigger loops.Trigger) []loops.Loop {
+	return []loops.Loop{{Feature: "calls", Source: "skene.config.ts:3:5", Trigger: trigger, Window: loops.Window{Kind: loops.Anchored}}}
 }
 
 func TestRecognise(t *testing.T) {
@@ -135,7 +140,7 @@ func TestRecognise(t *testing.T) {
 			if test.schema == "" {
 				test.schema = "public"
 			}
-			watches, notes, err := Recognise(catalog(test.catalog), test.schema, test.settings, true, []loops.Trigger{test.trigger})
+			watches, notes, err := Recognise(catalog(test.catalog), test.schema, test.settings, monthly(test.trigger))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -208,7 +213,7 @@ func TestRecogniseProblems(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			_, _, err := Recognise(catalog(test.catalog), "public", test.settings, true, []loops.Trigger{{Kind: test.trigger}})
+			_, _, err := Recognise(catalog(test.catalog), "public", test.settings, monthly(loops.Trigger{Kind: test.trigger}))
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -226,7 +231,7 @@ func TestRecogniseProblems(t *testing.T) {
 }
 
 func TestRecogniseWithoutTime(t *testing.T) {
-	watches, _, err := Recognise(catalog([]string{"public.usage: user_id text, endpoint text, created_at bigint"}), "public", Settings{}, false, nil)
+	watches, _, err := Recognise(catalog([]string{"public.usage: user_id text, endpoint text, created_at bigint"}), "public", Settings{}, nil)
 	if err != nil || len(watches) != 1 || watches[0].Has(loops.FieldAt) {
 		t.Errorf("got %v, %v", watches, err)
 	}
@@ -234,7 +239,7 @@ func TestRecogniseWithoutTime(t *testing.T) {
 
 func TestRecogniseZoneAndTypes(t *testing.T) {
 	zone := time.FixedZone("shop", 3600)
-	watches, _, err := Recognise(catalog([]string{usageLine, usersLine}), "public", Settings{Zone: zone}, true, nil)
+	watches, _, err := Recognise(catalog([]string{usageLine, usersLine}), "public", Settings{Zone: zone}, monthly(loops.Trigger{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +261,7 @@ func TestOverviewIsShort(t *testing.T) {
 	for i := range 100 {
 		lines = append(lines, fmt.Sprintf("public.t%d: id text", i))
 	}
-	_, _, err := Recognise(catalog(lines), "public", Settings{}, false, nil)
+	_, _, err := Recognise(catalog(lines), "public", Settings{}, nil)
 	if err == nil || !strings.Contains(err.Error(), "t19 and 80 more") {
 		t.Errorf("got %v", err)
 	}

@@ -27,12 +27,15 @@ type Change struct {
 	Role      Role
 	Op        Op
 	Committed time.Time // the database's clock; zero: read from a table, not from the stream
-	Use       Use       // of Usage
-	Key       string    // of Subscriptions and Users: the row's replica identity
+	Use       Use       // of Usage that is rows
+	Key       string    // of state (Watch.State): the row's replica identity
 	OldKey    string    // the identity before an update that changed it; else empty
-	Row       Row       // of Subscriptions and Users; nil for Delete
+	Row       Row       // of state; nil for Delete
 	Event     int64     // of Events: the row's id
 }
+
+// Gauge reports whether the change is of a usage row that holds a count.
+func (c *Change) Gauge() bool { return c.Role == Usage && (c.Op == Delete || c.Row != nil) }
 
 // Batch is what the stream had ready: changes, and the place after them.
 type Batch struct {
@@ -53,7 +56,7 @@ type Use struct {
 	Refused  bool      // the application answered with status 400 or above: does not count
 }
 
-// Row holds the columns of a subscription or user row that the flow knows.
+// Row holds the columns of a row of state that the flow knows.
 type Row map[Field]Value
 
 // Value is one column's value as text.

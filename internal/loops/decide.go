@@ -44,7 +44,11 @@ func (d *Decider) Decide(s *State, b Batch) error {
 		var err error
 		switch c.Role {
 		case Usage:
-			d.use(s, &c.Use, c.Committed)
+			if c.Gauge() {
+				err = d.gauge(s, c)
+			} else {
+				d.use(s, &c.Use, c.Committed)
+			}
 		case Subscriptions:
 			err = d.subscription(s, c)
 		case Users:
@@ -285,7 +289,7 @@ type Tally struct {
 
 // Recount applies a count of the i-th loop, as of now. Usage that was deleted never lowers a count: the
 // greater of stored and counted holds, unless it is counted afresh. What is stored without a window is no
-// count of one that opens.
+// count of one that opens. Where rows hold counts, a tally only names the subject.
 func (d *Decider) Recount(s *State, i int, now time.Time, afresh bool, tallies []Tally) {
 	window := d.plan.Loops[i].Window
 	for _, t := range tallies {
@@ -294,6 +298,10 @@ func (d *Decider) Recount(s *State, i int, now time.Time, afresh bool, tallies [
 			continue
 		}
 		d.elapse(s, sub, now)
+		if d.watches[Usage].Gauge() {
+			d.read(s, sub, i, s.Now)
+			continue
+		}
 		a := d.access(s, sub, i)
 		if window.Kind == Lifetime && !a.ResetsAt.IsZero() {
 			a.PeriodStart, a.ResetsAt, a.dirty = time.Time{}, time.Time{}, true

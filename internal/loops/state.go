@@ -41,6 +41,8 @@ type Subject struct {
 	Deleted   bool
 	Access    []*Access // by the plan's loops; nil where there is no row
 	Subs      map[string]*Subscription
+	Gauges    map[string]*Gauge
+	totals    []total // of its gauges, by the plan's loops; nil until they are needed
 	stored    bool
 	dirty     bool
 	removed   bool // its rows and its contact data go
@@ -107,6 +109,7 @@ type State struct {
 	Subjects     map[string]*Subject
 	Keys         map[string]string // subscription key → subject, for rows that name only their key
 	Users        map[string]string // user key → subject
+	GaugeKeys    map[string]string // gauge key → subject
 	Stored       map[int64]Event   // the events that came back on the stream
 	Events       []Event
 	Emails       []Email
@@ -119,7 +122,7 @@ type State struct {
 func NewState(now time.Time, shift time.Duration, n int) *State {
 	return &State{
 		Now: now, Shift: shift, loops: n,
-		Subjects: map[string]*Subject{}, Keys: map[string]string{}, Users: map[string]string{}, Stored: map[int64]Event{},
+		Subjects: map[string]*Subject{}, Keys: map[string]string{}, Users: map[string]string{}, GaugeKeys: map[string]string{}, Stored: map[int64]Event{},
 	}
 }
 
@@ -140,7 +143,7 @@ func (s *State) Load(sub Subject) *Subject {
 
 func (s *State) add(sub Subject) *Subject {
 	sub.Access = make([]*Access, s.loops)
-	sub.Subs = map[string]*Subscription{}
+	sub.Subs, sub.Gauges = map[string]*Subscription{}, map[string]*Gauge{}
 	s.Subjects[sub.ID] = &sub
 	if sub.UserKey != "" {
 		s.Users[sub.UserKey] = sub.ID
@@ -160,6 +163,12 @@ func (s *State) LoadSubscription(sub Subscription) {
 	s.subject(sub.Subject).Subs[sub.Key] = &sub
 }
 
+// LoadGauge adds a stored mirror row. All rows of a subject are loaded, or none.
+func (s *State) LoadGauge(g Gauge) {
+	s.GaugeKeys[g.Key] = g.Subject
+	s.subject(g.Subject).Gauges[g.Key] = &g
+}
+
 func (s *State) subject(id string) *Subject {
 	if sub, ok := s.Subjects[id]; ok {
 		return sub
@@ -173,7 +182,9 @@ type Written struct {
 	Removed       []string // subjects whose access rows go
 	Access        []AccessRow
 	Subscriptions []*Subscription
-	Gone          []string // keys of mirror rows that go
+	Gone          []string // keys of subscriptions that go
+	Gauges        []*Gauge
+	GoneGauges    []string // keys of gauges that go
 	NextDue       time.Time
 }
 
@@ -217,13 +228,22 @@ func (s *State) Written() Written {
 				w.Subscriptions = append(w.Subscriptions, m)
 			}
 		}
+		for key, g := range sub.Gauges {
+			switch {
+			case g.removed:
+				w.GoneGauges = append(w.GoneGauges, key)
+			case g.dirty:
+				w.Gauges = append(w.Gauges, g)
+			}
+		}
 	}
 	return w
 }
 
 // Idle reports whether a decision changed nothing at all.
 func (s *State) Idle(w Written) bool {
-	return len(s.Events)+len(s.Emails)+len(w.Subjects)+len(w.Removed)+len(w.Access)+len(w.Subscriptions)+len(w.Gone) == 0
+	return len(s.Events)+len(s.Emails)+len(w.Subjects)+len(w.Removed)+len(w.Access)+len(w.Subscriptions)+len(w.Gone)+
+		len(w.Gauges)+len(w.GoneGauges) == 0
 }
 
 func (sub *Subject) inUse() bool {

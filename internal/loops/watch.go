@@ -32,13 +32,14 @@ const (
 	FieldCustomer
 	FieldEmail
 	FieldName
-	FieldID // of an event
+	FieldID    // of an event
+	FieldCount // that the application keeps itself
 )
 
 // String returns the setting's name of a field: the f of tables.usage.f.
 func (f Field) String() string {
 	return [...]string{"subject", "endpoint", "method", "feature", "quantity", "at", "status", "plan", "price",
-		"period_start", "period_end", "customer", "email", "name", "id"}[f]
+		"period_start", "period_end", "customer", "email", "name", "id", "count"}[f]
 }
 
 // Watch is one watched table, and which of its columns hold what. Names are spelled as the catalog
@@ -60,3 +61,11 @@ type Column struct {
 
 // Has reports whether the table has a column for the field.
 func (w *Watch) Has(f Field) bool { _, ok := w.Columns[f]; return ok }
+
+// Gauge reports whether the rows of a usage table are no events: each holds a count that the
+// application keeps.
+func (w *Watch) Gauge() bool { return w.Role == Usage && w.Has(FieldCount) }
+
+// State reports whether the table's rows are what is now, so that updates and deletes matter, and not
+// only inserts.
+func (w *Watch) State() bool { return w.Role == Subscriptions || w.Role == Users || w.Gauge() }

@@ -19,6 +19,7 @@ type world struct {
 	subject map[string]Subject
 	access  map[string]map[int]Access
 	subs    map[string]Subscription
+	gauges  map[string]Gauge
 	events  []Event
 	emails  []Email
 	late    int
@@ -28,7 +29,7 @@ type world struct {
 func newWorld(t tester, plan *Plan, now time.Time) *world {
 	return &world{
 		t: t, d: NewDecider(plan, watches()), now: now, loops: len(plan.Loops),
-		subject: map[string]Subject{}, access: map[string]map[int]Access{}, subs: map[string]Subscription{},
+		subject: map[string]Subject{}, access: map[string]map[int]Access{}, subs: map[string]Subscription{}, gauges: map[string]Gauge{},
 	}
 }
 
@@ -65,6 +66,9 @@ func (w *world) load() *State {
 	for _, m := range w.subs {
 		s.LoadSubscription(m)
 	}
+	for _, g := range w.gauges {
+		s.LoadGauge(g)
+	}
 	for id, rows := range w.access {
 		for i, a := range rows {
 			s.LoadAccess(id, i, a)
@@ -84,9 +88,17 @@ func (w *world) save(s *State) {
 	for _, key := range written.Gone {
 		delete(w.subs, key)
 	}
+	for _, key := range written.GoneGauges {
+		delete(w.gauges, key)
+	}
+	for _, g := range written.Gauges {
+		kept := *g
+		kept.dirty = false
+		w.gauges[g.Key] = kept
+	}
 	for _, sub := range written.Subjects {
 		kept := *sub
-		kept.Access, kept.Subs, kept.stored, kept.dirty, kept.removed = nil, nil, false, false, false
+		kept.Access, kept.Subs, kept.Gauges, kept.totals, kept.stored, kept.dirty, kept.removed = nil, nil, nil, nil, false, false, false
 		w.subject[sub.ID] = kept
 	}
 	for _, m := range written.Subscriptions {

@@ -142,7 +142,7 @@ func (s *Store) Tally(ctx context.Context, view loops.Snapshot) (loops.Tallies, 
 
 // Replay counts the uses of a batch in the loops that are not counted yet.
 func (s *Store) Replay(ctx context.Context, b loops.Batch, d *loops.Decider) error {
-	uses := slices.DeleteFunc(b.Changes, func(c loops.Change) bool { return c.Role != loops.Usage })
+	uses := slices.DeleteFunc(b.Changes, func(c loops.Change) bool { return c.Role != loops.Usage || c.Gauge() })
 	others := make([]bool, len(s.elsewhere))
 	for i, missing := range s.elsewhere {
 		others[i] = !missing

@@ -14,6 +14,7 @@ type needs struct {
 	subjects map[string]struct{}
 	subKeys  []string
 	userKeys []string
+	gauges   []string // their keys
 	events   []int64
 }
 
@@ -21,23 +22,17 @@ func needsOf(changes []loops.Change) needs {
 	n := needs{subjects: map[string]struct{}{}}
 	for i := range changes {
 		c := &changes[i]
-		switch c.Role {
-		case loops.Usage:
-			if !c.Use.Refused {
-				n.add(c.Use.Subject)
-			}
-		case loops.Events:
+		switch {
+		case c.Role == loops.Events:
 			n.events = append(n.events, c.Event)
-		case loops.Subscriptions, loops.Users:
-			keys := &n.subKeys
-			if c.Role == loops.Users {
-				keys = &n.userKeys
-			}
-			*keys = append(*keys, c.Key)
-			if c.OldKey != "" {
-				*keys = append(*keys, c.OldKey)
-			}
-			n.add(c.Row[loops.FieldSubject].Text)
+		case c.Role == loops.Subscriptions:
+			n.addRow(&n.subKeys, c)
+		case c.Role == loops.Users:
+			n.addRow(&n.userKeys, c)
+		case c.Gauge():
+			n.addRow(&n.gauges, c)
+		case !c.Use.Refused:
+			n.add(c.Use.Subject)
 		}
 	}
 	return n
@@ -48,6 +43,15 @@ func (n *needs) add(subject string) {
 	if !loops.Nobody(subject) {
 		n.subjects[subject] = struct{}{}
 	}
+}
+
+// addRow names whom a row of state belongs to, by its keys whom it belonged to.
+func (n *needs) addRow(keys *[]string, c *loops.Change) {
+	*keys = append(*keys, c.Key)
+	if c.OldKey != "" {
+		*keys = append(*keys, c.OldKey)
+	}
+	n.add(c.Row[loops.FieldSubject].Text)
 }
 
 // load begins the state of one decision inside tx.
@@ -103,6 +107,11 @@ func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, n needs, due bool, now
 			return explain("load users", err)
 		}
 	}
+	if len(n.gauges) > 0 {
+		if err := add(`SELECT subject_id FROM tiergate.gauge WHERE key = ANY($1)`, n.gauges); err != nil {
+			return explain("load gauges", err)
+		}
+	}
 	if due {
 		// Rows of a feature that left the plan wait for nothing: they go when the plan is stored.
 		err := add(`(SELECT subject_id FROM `+s.access+` WHERE resets_at <= $1 AND feature = ANY($3) ORDER BY resets_at LIMIT $2)
@@ -114,7 +123,7 @@ func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, n needs, due bool, now
 	return nil
 }
 
-// loadSubjects loads subjects with their subscriptions and rows, in one round trip.
+// loadSubjects loads subjects with their subscriptions, gauges and rows, in one round trip.
 func (s *Store) loadSubjects(ctx context.Context, tx pgx.Tx, st *loops.State, ids []string) error {
 	batch := &pgx.Batch{}
 	batch.Queue(`SELECT subject_id, user_key, tier, status, tier_until, email, name, customer, deleted
@@ -161,6 +170,7 @@ func (s *Store) loadSubjects(ctx context.Context, tx pgx.Tx, st *loops.State, id
 		})
 		return err
 	})
+	queueGauges(batch, st, ids)
 	return explain("load the state", tx.SendBatch(ctx, batch).Close())
 }
 

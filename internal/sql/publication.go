@@ -7,8 +7,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/tiergate/tiergate/internal/loops"
 )
 
 // publication is one as it should be: its tables, and what it publishes.
@@ -23,14 +21,16 @@ func publications(o InstallOptions) []publication {
 	state := publication{name: StatePublication, publish: "insert, update, delete, truncate"}
 	for i := range o.Watches {
 		w := &o.Watches[i]
-		p := &state
-		if w.Role == loops.Usage {
-			p = &usage
+		p := &usage
+		if w.State() {
+			p = &state
 		}
 		p.tables = append(p.tables, ident(w.Schema, w.Table))
 	}
-	slices.Sort(usage.tables)
-	slices.Sort(state.tables)
+	for _, p := range []*publication{&usage, &state} { // a table may have two roles
+		slices.Sort(p.tables)
+		p.tables = slices.Compact(p.tables)
+	}
 	return []publication{usage, state}
 }
 

@@ -109,42 +109,41 @@ func (r *reading) Enter(ctx context.Context, d *loops.Decider) (done bool, err e
 	return len(r.parts) == 0, nil
 }
 
-// askState asks how the state tables differ from their mirrors.
+// askState asks how the tables of state differ from their mirrors.
 func (r *reading) askState(ctx context.Context) error {
-	mirrored := false
+	mirrored := map[loops.Role]bool{}
 	for i := range r.store.watches {
 		w := &r.store.watches[i]
-		var query string
-		var fields []loops.Field
-		switch w.Role {
-		case loops.Users:
-			query, fields = usersSQL(w), []loops.Field{loops.FieldSubject, loops.FieldEmail, loops.FieldName, loops.FieldCustomer}
-		case loops.Subscriptions:
-			mirrored = true
-			query, fields = subscriptionsSQL(w), []loops.Field{loops.FieldSubject, loops.FieldStatus, loops.FieldPlan, loops.FieldPrice,
-				loops.FieldCustomer, loops.FieldPeriodStart, loops.FieldPeriodEnd}
-		default:
+		query, fields := mirrorSQL(w)
+		if query == "" {
 			continue
 		}
-		if err := r.ask(ctx, "read table "+w.Table, r.changes(w.Role, fields), query); err != nil {
+		mirrored[w.Role] = true
+		if err := r.ask(ctx, "read table "+w.Table, r.changes(w, fields), query); err != nil {
 			return err
 		}
 	}
-	if mirrored {
-		return nil
+	// A table that is not watched in this role any more says nothing.
+	for role, mirror := range map[loops.Role]string{loops.Subscriptions: "subscription", loops.Usage: "gauge"} {
+		if mirrored[role] {
+			continue
+		}
+		err := r.ask(ctx, "read the mirror of "+mirror+"s", r.changes(&loops.Watch{Role: role}, nil), "SELECT key, true FROM "+ident("tiergate", mirror))
+		if err != nil {
+			return err
+		}
 	}
-	// A table that is not watched any more says nothing.
-	return r.ask(ctx, "read the subscriptions", r.changes(loops.Subscriptions, nil), `SELECT key, true FROM tiergate.subscription`)
+	return nil
 }
 
 // changes writes rows of key, gone and fields as changes of a table.
-func (r *reading) changes(role loops.Role, fields []loops.Field) func(context.Context, pgx.Rows, *loops.Decider) (int, error) {
+func (r *reading) changes(w *loops.Watch, fields []loops.Field) func(context.Context, pgx.Rows, *loops.Decider) (int, error) {
 	return func(ctx context.Context, rows pgx.Rows, d *loops.Decider) (int, error) {
-		changes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (loops.Change, error) { return scanRow(row, role, fields) })
+		changes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (loops.Change, error) { return scanRow(row, w.Role, fields) })
 		if err != nil || len(changes) == 0 {
 			return 0, err
 		}
-		r.store.whole = false
+		r.store.whole = r.store.whole && w.Gauge()
 		_, err = r.store.count(ctx, changes, d)
 		return len(changes), err
 	}
@@ -182,11 +181,14 @@ func (r *reading) askTally(ctx context.Context, i int, have counted) error {
 	if err != nil {
 		return err
 	}
-	query := tallySQL(w, l, r.store.access)
-	if afresh {
+	query, args := tallySQL(w, l, r.store.access), []any{r.now, horizon, l.Feature, since}
+	switch {
+	case w.Gauge():
+		query, args = readSQL(w, l, r.store.access), []any{l.Feature}
+	case afresh:
 		query = afreshSQL(query, r.store.access)
 	}
-	return r.ask(ctx, "count table "+w.Table+" for "+l.Feature, r.tallies(i, afresh), query, r.now, horizon, l.Feature, since)
+	return r.ask(ctx, "count table "+w.Table+" for "+l.Feature, r.tallies(i, afresh), query, args...)
 }
 
 func (r *reading) tallies(i int, afresh bool) func(context.Context, pgx.Rows, *loops.Decider) (int, error) {

@@ -125,6 +125,22 @@ func afreshSQL(tally, access string) string {
 		WHERE fa.feature = $3 AND fa.subject_id <> '*' AND fa.used <> 0 AND t.subject_id IS NULL`, tally, access)
 }
 
+// mirrorSQL lists how a table of state differs from what is kept of it: each row's key, whether the row is
+// gone, and these fields. Events have none.
+func mirrorSQL(w *loops.Watch) (query string, fields []loops.Field) {
+	switch {
+	case w.Role == loops.Users:
+		return usersSQL(w), []loops.Field{loops.FieldSubject, loops.FieldEmail, loops.FieldName, loops.FieldCustomer}
+	case w.Role == loops.Subscriptions:
+		return subscriptionsSQL(w), []loops.Field{loops.FieldSubject, loops.FieldStatus, loops.FieldPlan, loops.FieldPrice,
+			loops.FieldCustomer, loops.FieldPeriodStart, loops.FieldPeriodEnd}
+	case w.Gauge():
+		return gaugesSQL(w), gaugeFields()
+	default:
+		return "", nil
+	}
+}
+
 // usersSQL lists how the users table differs from what is stored: rows to take over, and rows gone.
 func usersSQL(w *loops.Watch) string {
 	return fmt.Sprintf(`SELECT coalesce(u.key, s.user_key) AS key, u.key IS NULL AS gone, u.subject_id, u.email, u.name, u.customer

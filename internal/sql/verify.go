@@ -60,6 +60,9 @@ func Verify(ctx context.Context, conn *pgx.Conn, o Options) (Report, error) {
 }
 
 func (s *Store) verifyLoop(ctx context.Context, l *loops.Loop, report *Report) error {
+	if s.usage().Gauge() {
+		return s.verifyGauge(ctx, l, report)
+	}
 	first, err := s.tallies(ctx, l)
 	if err != nil {
 		return err
@@ -230,19 +233,18 @@ func (s *Store) passed(ctx context.Context) error {
 	}
 }
 
-// verifyMirrors looks for users and subscriptions that the flags do not know as they are: rows that differ
-// before and after the flags have passed a point, and did not change in between.
+// verifyMirrors looks for users, subscriptions and gauges that the flags do not know as they are: rows that
+// differ before and after the flags have passed a point, and did not change in between.
 func (s *Store) verifyMirrors(ctx context.Context, report *Report) error {
 	for i := range s.watches {
 		w := &s.watches[i]
-		var query string
-		switch w.Role {
-		case loops.Users:
-			query = usersSQL(w)
-		case loops.Subscriptions:
-			query = subscriptionsSQL(w)
-		default:
+		query, _ := mirrorSQL(w)
+		if query == "" {
 			continue
+		}
+		problem := "tier"
+		if w.Gauge() {
+			problem = "lost"
 		}
 		before, err := s.differences(ctx, w, query)
 		if err != nil {
@@ -260,7 +262,7 @@ func (s *Store) verifyMirrors(ctx context.Context, report *Report) error {
 		}
 		for _, key := range slices.Sorted(maps.Keys(after)) {
 			if row, ok := before[key]; ok && row == after[key] {
-				report.add(key, "", "tier", "table "+w.Table+" says otherwise than what is stored of this row")
+				report.add(key, "", problem, "table "+w.Table+" says otherwise than what is stored of this row")
 			}
 		}
 	}

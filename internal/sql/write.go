@@ -15,6 +15,7 @@ import (
 func (s *Store) write(ctx context.Context, tx pgx.Tx, st *loops.State, w loops.Written, b loops.Batch) error {
 	batch := &pgx.Batch{}
 	s.writeSubjects(batch, w, st.Now)
+	writeGauges(batch, w)
 	s.writeAccess(batch, w.Access, st.Now)
 	writeEvents(batch, st, b.Position)
 	writeEmails(batch, st)

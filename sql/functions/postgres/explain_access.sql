@@ -1,5 +1,6 @@
 -- tiergate.explain_access(subject, feature) → json: the row, the plan behind it, the subscription the
--- tier comes from, the newest events and how fresh all that is. NULL parts are unknown here.
+-- tier comes from, the greatest counts of a gauge, the newest events and how fresh all that is. NULL
+-- parts are unknown here.
 -- Never an error. Cost: a few index lookups. Not for request paths.
 CREATE OR REPLACE FUNCTION tiergate.explain_access(subject text, feature text) RETURNS json
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -15,6 +16,8 @@ AS $$
         'tier', (SELECT json_build_object('tier', s.tier, 'status', s.status, 'until', s.tier_until, 'deleted', s.deleted)
                  FROM tiergate.subject s WHERE s.subject_id = subject),
         'subscriptions', (SELECT json_agg(m ORDER BY m.key) FROM tiergate.subscription m WHERE m.subject_id = subject),
+        'gauges', (SELECT json_agg(g) FROM (SELECT g.key, g.endpoint, g.method, g.feature, g.value FROM tiergate.gauge g
+                     WHERE g.subject_id = subject ORDER BY g.value DESC, g.key LIMIT 10) g),
         'events', (SELECT json_agg(e) FROM (
                      SELECT e.at, e.kind, e.used, e.usage_limit, e.tier, e.episode, e.silent, m.status AS email, m.reason AS email_reason
                      FROM tiergate.access_event e LEFT JOIN tiergate.email m ON m.event_id = e.id
