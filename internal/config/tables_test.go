@@ -31,6 +31,9 @@ func table(line string) CatalogTable {
 	if key != "" {
 		t.Key = strings.Fields(key)
 	}
+	if len(t.Key) == 1 {
+		t.Unique = t.Key
+	}
 	return t
 }
 
