@@ -48,7 +48,7 @@ func (k *checkup) server(v sql.Server, s config.Settings) {
 		k.ok("wal_level", "logical")
 	}
 	if v.ConnectionsFree < connections {
-		k.fail("connections", h.setAndRestart("max_connections", 100)+", or make the application's pool smaller",
+		k.fail("connections", h.setAndRestart("max_connections", v.ConnectionsMax+20)+", or make the application's pool smaller",
 			"%d are free, the sidecar opens up to %d", max(0, v.ConnectionsFree), connections)
 	}
 }

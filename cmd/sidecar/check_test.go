@@ -221,7 +221,7 @@ func TestCheckHosts(t *testing.T) {
 		want []string // in the fixes
 	}{
 		{"", []string{"ALTER SYSTEM SET wal_level = 'logical'; then restart", `ALTER ROLE "app" REPLICATION;`, "max_slot_wal_keep_size = '10240MB'; SELECT pg_reload_conf();"}},
-		{"RDS", []string{"rds.logical_replication = 1 in the instance's parameter group", `GRANT rds_replication TO "app";`, "set max_connections = 100 in the instance's parameter group"}},
+		{"RDS", []string{"rds.logical_replication = 1 in the instance's parameter group", `GRANT rds_replication TO "app";`, "set max_connections = 120 in the instance's parameter group"}},
 		{"Aurora", []string{"rds.logical_replication = 1 in the cluster's parameter group", `GRANT rds_replication TO "app";`}},
 		{"Cloud SQL", []string{"cloudsql.logical_decoding=on", `ALTER ROLE "app" REPLICATION;`}},
 		{"Azure", []string{"--name wal_level --value logical; then restart the server", "--name max_slot_wal_keep_size --value 10240MB"}},
@@ -233,7 +233,7 @@ func TestCheckHosts(t *testing.T) {
 		{"Crunchy Bridge", []string{"set wal_level to logical in the cluster's", "-- as postgres"}},
 	} {
 		k := &checkup{}
-		v := sql.Server{Version: 170002, WALLevel: "replica", User: "app", Host: test.name, SlotsMax: 1, SendersMax: 1, RetainedWALLimit: -1}
+		v := sql.Server{Version: 170002, WALLevel: "replica", User: "app", Host: test.name, SlotsMax: 1, SendersMax: 1, ConnectionsMax: 100, RetainedWALLimit: -1}
 		s := config.Settings{MaxRetainedWAL: 10 << 30}
 		k.server(v, s)
 		k.replication(t.Context(), v, sql.SlotState{}, s)

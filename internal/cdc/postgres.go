@@ -200,7 +200,7 @@ func explain(step string, err error) error {
 	}
 	kind, hint := wayOut(pg.Code)
 	if pg.Code == "55000" && strings.Contains(pg.Message, "wal_level") {
-		kind, hint = loops.Permanent, "wal_level has to be logical: `sidecar check` says how to get there"
+		kind, hint = loops.Permanent, "ALTER SYSTEM SET wal_level = 'logical', then restart the server; a hosted one has its own way: `sidecar check`"
 	}
 	return &loops.Fault{Step: step, Err: fmt.Errorf("%s (SQLSTATE %s)", pg.Message, pg.Code), Kind: kind, Hint: hint}
 }

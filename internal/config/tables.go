@@ -141,6 +141,7 @@ func (r *recogniser) identity(rule roleRule, table *CatalogTable, subject string
 func (r *recogniser) unique(rule roleRule, table *CatalogTable, subject string) {
 	switch {
 	case subject == "" || slices.Contains(table.Unique, subject):
+	case len(table.Key) == 0: // said already, and a key mends both
 	case table.Kind == 'p': // its unique indexes have to hold the partition key, which another column may be
 		r.note("nothing in %s keeps %s unique: of two rows with one %s, the later one has name and address, and the delete of either ends the person", table, subject, subject)
 	default:

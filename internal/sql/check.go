@@ -25,6 +25,7 @@ type Server struct {
 	SlotsUsed        int // by others
 	SendersMax       int
 	SendersUsed      int
+	ConnectionsMax   int
 	ConnectionsFree  int
 	RetainedWALLimit int64         // max_slot_wal_keep_size in bytes; negative: none
 	SlotIdleLimit    time.Duration // idle_replication_slot_timeout; zero: none, as before PostgreSQL 18
@@ -40,6 +41,7 @@ func Inspect(ctx context.Context, conn *pgx.Conn) (Server, error) {
 			has_database_privilege(current_database(), 'CREATE'),
 			current_setting('max_replication_slots')::int, (SELECT count(*) FROM pg_replication_slots WHERE slot_name <> $1),
 			current_setting('max_wal_senders')::int, (SELECT count(*) FROM pg_stat_replication),
+			current_setting('max_connections')::int,
 			current_setting('max_connections')::int - (SELECT coalesce(sum(numbackends), 0) FROM pg_stat_database)
 				- CASE WHEN r.rolsuper THEN 0 ELSE current_setting('superuser_reserved_connections')::int END,
 			(SELECT CASE WHEN setting::bigint < 0 THEN -1 ELSE setting::bigint << 20 END FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
@@ -49,7 +51,7 @@ func Inspect(ctx context.Context, conn *pgx.Conn) (Server, error) {
 					('azure_pg_admin', 'Azure'), ('flypgadmin', 'Fly')) k (role, host) JOIN pg_roles ON rolname = k.role), '') END
 		FROM pg_roles r WHERE r.rolname = current_user`, SlotName(conn.Config().Database)).
 		Scan(&s.Version, &s.VersionText, &s.WALLevel, &s.InRecovery, &s.User, &s.Database, &s.MayReplicate, &s.MayCreate,
-			&s.SlotsMax, &s.SlotsUsed, &s.SendersMax, &s.SendersUsed, &s.ConnectionsFree, &s.RetainedWALLimit, &s.SlotIdleLimit, &s.Host)
+			&s.SlotsMax, &s.SlotsUsed, &s.SendersMax, &s.SendersUsed, &s.ConnectionsMax, &s.ConnectionsFree, &s.RetainedWALLimit, &s.SlotIdleLimit, &s.Host)
 	return s, explain("look at the server", err)
 }
 

@@ -145,16 +145,14 @@ func explain(step string, err error) error {
 
 // noIPv6 reports whether every address that was tried is an IPv6 one that no route leads to.
 func noIPv6(err error) bool {
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		if tried, ok := inner.(interface{ Unwrap() []error }); ok {
+			return !slices.ContainsFunc(tried.Unwrap(), func(err error) bool { return !noIPv6(err) })
+		}
+	}
 	var dial *net.OpError
-	switch e := err.(type) {
-	case interface{ Unwrap() []error }:
-		all := e.Unwrap()
-		return len(all) > 0 && !slices.ContainsFunc(all, func(err error) bool { return !noIPv6(err) })
-	case *net.OpError:
-		dial = e
-	default:
-		inner := errors.Unwrap(err)
-		return inner != nil && noIPv6(inner)
+	if !errors.As(err, &dial) {
+		return false
 	}
 	address, ok := dial.Addr.(*net.TCPAddr)
 	return ok && address.IP.To4() == nil && slices.ContainsFunc([]error{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT},
