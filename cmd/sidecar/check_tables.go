@@ -127,11 +127,12 @@ func (k *checkup) exposure(ctx context.Context, conn *pgx.Conn, v sql.Server, p 
 	k.faults("exposure", err)
 	for _, e := range roles {
 		var may []string
-		fix := fmt.Sprintf("REVOKE ALL ON %s FROM PUBLIC, %s; REVOKE ALL ON SCHEMA tiergate FROM PUBLIC, %[2]s;", access, sql.Quote(e.Role))
-		if slices.Contains(p.settings.AppRoles, e.Role) {
+		rights, door := "ALL", fmt.Sprintf(" REVOKE ALL ON SCHEMA tiergate FROM PUBLIC, %s;", sql.Quote(e.Role))
+		if slices.Contains(p.settings.AppRoles, e.Role) { // it is meant to read
 			e.Reads, e.Calls = false, false
-			fix = fmt.Sprintf("REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON %s FROM PUBLIC, %s; REVOKE ALL ON ALL TABLES IN SCHEMA tiergate FROM PUBLIC, %[2]s;", access, sql.Quote(e.Role))
+			rights, door = "INSERT, UPDATE, DELETE, TRUNCATE", ""
 		}
+		fix := fmt.Sprintf("REVOKE %s ON %s FROM PUBLIC, %s; REVOKE ALL ON ALL TABLES IN SCHEMA tiergate FROM PUBLIC, %[3]s;", rights, access, sql.Quote(e.Role)) + door
 		for what, is := range map[string]bool{"read feature_access": e.Reads, "write feature_access": e.Writes, "call tiergate's functions": e.Calls, "reach tiergate's tables": e.Inside} {
 			if is {
 				may = append(may, what)

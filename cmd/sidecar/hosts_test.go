@@ -162,6 +162,14 @@ func (a *app) exposed(owner *pgx.Conn) {
 	a.exec("ALTER TABLE feature_access ENABLE ROW LEVEL SECURITY; GRANT SELECT ON feature_access TO anon")
 	a.must("check")
 	a.exec("ALTER TABLE feature_access DISABLE ROW LEVEL SECURITY; REVOKE ALL ON feature_access FROM anon")
+
+	a.set("TIERGATE_APP_ROLE", "authenticated") // reading is meant then, and no more
+	a.must("install")
+	a.must("check")
+	a.exec("GRANT ALL ON feature_access TO authenticated")
+	a.want(problem, "exposure", "callers, may write feature_access", "REVOKE INSERT, UPDATE")
+	a.mend(owner)
+	a.must("check")
 }
 
 // TestHosts goes through a whole life with no more rights than each host gives: as the role that owns the
