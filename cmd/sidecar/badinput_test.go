@@ -115,9 +115,9 @@ func TestNoChangeStream(t *testing.T) {
 		a.connect(a.url)
 	}
 	a.want(problem, "wal_level", "replica", "ALTER SYSTEM SET wal_level = 'logical'")
-	a.want(problem, "slots", "all 1 are taken", "max_replication_slots = 6")
-	a.want(problem, "connections", "opens up to 5", "max_connections")
-	a.want(fine, "max_slot_wal_keep_size", "64 MB", "")
+	a.want(problem, "slots", "all 1 are taken", "max_replication_slots = '6'")
+	a.want(problem, "connections", "opens up to 6", "max_connections = '32'")
+	a.want(warning, "max_slot_wal_keep_size", "64 MB is little", "ALTER SYSTEM SET")
 
 	for role, fix := range map[string]string{"rds_superuser": "rds.logical_replication = 1", "cloudsqlsuperuser": "cloudsql.logical_decoding=on",
 		"neon_superuser": "cannot be undone", "azure_pg_admin": "az postgres"} {

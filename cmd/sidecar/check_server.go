@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/tiergate/tiergate/internal/cdc"
 	"github.com/tiergate/tiergate/internal/config"
@@ -17,8 +18,15 @@ const (
 	supportedServer = 150000
 )
 
-// connections is how many the sidecar opens at most.
-const connections = 5
+// connections is how many the sidecar opens at most: one of them for as long as a new loop is counted.
+const connections = 6
+
+// What a slot should be allowed, below which check warns: an hour or so of a busy application's WAL, and a
+// weekend without a sidecar.
+const (
+	littleWAL  = 1 << 30
+	littleIdle = 48 * time.Hour
+)
 
 // server looks at what holds for the server as a whole.
 func (k *checkup) server(v sql.Server, s config.Settings) {
@@ -28,77 +36,52 @@ func (k *checkup) server(v sql.Server, s config.Settings) {
 	case v.Version < supportedServer:
 		k.warn("version", "upgrade the server to PostgreSQL 15 or newer", "PostgreSQL %s is not supported, though it may work", v.VersionText)
 	default:
-		k.ok("version", "PostgreSQL %s%s", v.VersionText, hosted(v, s))
+		k.ok("version", "PostgreSQL %s%s", v.VersionText, hosted(hostOf(v, s)))
 	}
 	if v.InRecovery {
 		k.fail("server", "let DATABASE_URL or DIRECT_URL name the primary", "it is a standby, which can neither be written to nor be followed")
 	}
-	host := cmp.Or(v.Host, s.Database.Product)
-	switch {
-	case v.WALLevel != "logical":
-		k.fail("wal_level", walFix(host)+"\nor follow without a change stream: sidecar run --poll 30s", "%s: without logical there is no change stream", v.WALLevel)
-	case host == "Neon":
-		k.warn("wal_level", "sidecar run --poll 10m lets it sleep", "logical; on Neon a replication slot keeps the compute awake")
-	default:
+	h := hostOf(v, s)
+	if v.WALLevel != "logical" {
+		k.fail("wal_level", h.logical+"\nor follow without a change stream: sidecar run --poll 30s", "%s: without logical there is no change stream", v.WALLevel)
+	} else {
 		k.ok("wal_level", "logical")
 	}
 	if v.ConnectionsFree < connections {
-		k.fail("connections", "ALTER SYSTEM SET max_connections = …; then restart the server, or make the application's pool smaller",
+		k.fail("connections", h.setAndRestart("max_connections", v.ConnectionsMax+20)+", or make the application's pool smaller",
 			"%d are free, the sidecar opens up to %d", max(0, v.ConnectionsFree), connections)
 	}
 }
 
-func hosted(v sql.Server, s config.Settings) string {
-	if host := cmp.Or(v.Host, s.Database.Product); host != "" {
-		return " on " + host
+func hosted(h host) string {
+	if h.name == "" {
+		return ""
 	}
-	return ""
-}
-
-// walFix is how to get logical WAL, which every host does differently.
-func walFix(host string) string {
-	switch host {
-	case "RDS":
-		return "set rds.logical_replication = 1 in the instance's parameter group (Aurora: the cluster's), then reboot it"
-	case "Cloud SQL":
-		return "set the flag: gcloud sql instances patch INSTANCE --database-flags=cloudsql.logical_decoding=on (name your other flags too: they are replaced); it restarts"
-	case "Azure":
-		return "az postgres flexible-server parameter set --name wal_level --value logical, then restart the server"
-	case "Neon":
-		return "enable logical replication in the project's settings; this cannot be undone, and a slot keeps the compute awake"
-	case "Supabase":
-		return "Supabase has logical WAL: does DIRECT_URL name the database itself?"
-	case "PlanetScale Postgres":
-		return "set wal_level to logical in the cluster's parameters"
-	case "Fly":
-		return "fly postgres config update --wal-level logical, then fly postgres restart"
-	default:
-		return "ALTER SYSTEM SET wal_level = 'logical'; then restart the server"
-	}
+	return " on " + h.name
 }
 
 // replication looks at what the change stream needs, up to opening a connection for it.
 func (k *checkup) replication(ctx context.Context, v sql.Server, slot sql.SlotState, s config.Settings) {
 	k.group = "Replication"
+	h := hostOf(v, s)
 	if !v.MayReplicate {
-		fix := fmt.Sprintf("ALTER ROLE %s REPLICATION;", sql.Quote(v.User))
-		if v.Host == "RDS" {
-			fix = fmt.Sprintf("GRANT rds_replication TO %s;", sql.Quote(v.User))
-		}
-		k.fail("right to replicate", fix, "%s has none", v.User)
+		k.fail("right to replicate", fmt.Sprintf(h.replicate, sql.Quote(v.User)), "%s has none", v.User)
 	} else if err := cdc.NewPostgres(cdc.Config{URL: s.Database.URL, Name: string(sql.ForStream)}).Probe(ctx); err != nil {
 		k.faults("connection", err)
 	} else {
 		k.ok("connection", "a replication connection opens")
 	}
 	if !slot.Exists && v.SlotsUsed >= v.SlotsMax {
-		k.fail("slots", fmt.Sprintf("ALTER SYSTEM SET max_replication_slots = %d; then restart the server", v.SlotsMax+5), "all %d are taken", v.SlotsMax)
+		k.fail("slots", h.setAndRestart("max_replication_slots", v.SlotsMax+5), "all %d are taken", v.SlotsMax)
 	}
 	if !slot.Active && v.SendersUsed >= v.SendersMax {
-		k.fail("WAL senders", fmt.Sprintf("ALTER SYSTEM SET max_wal_senders = %d; then restart the server", v.SendersMax+5), "all %d are taken", v.SendersMax)
+		k.fail("WAL senders", h.setAndRestart("max_wal_senders", v.SendersMax+5), "all %d are taken", v.SendersMax)
 	}
 	k.slot(slot, s)
-	k.retention(v, s)
+	if h.slots != "" {
+		k.warn("slot", "sidecar run --poll 10m needs none", "on %s, %s", h.name, h.slots)
+	}
+	k.retention(v, h, s)
 }
 
 func (k *checkup) slot(slot sql.SlotState, s config.Settings) {
@@ -118,16 +101,23 @@ func (k *checkup) slot(slot sql.SlotState, s config.Settings) {
 	}
 }
 
-// retention says who keeps a slot from filling the disk.
-func (k *checkup) retention(v sql.Server, s config.Settings) {
+// retention says who keeps a slot from filling the disk, and what ends one too early.
+func (k *checkup) retention(v sql.Server, h host, s config.Settings) {
+	enough := h.set("max_slot_wal_keep_size", fmt.Sprintf("%dMB", s.MaxRetainedWAL>>20))
 	switch limit := v.RetainedWALLimit; {
 	case limit < 0:
-		k.warn("max_slot_wal_keep_size", fmt.Sprintf("ALTER SYSTEM SET max_slot_wal_keep_size = '%dMB'; SELECT pg_reload_conf();", s.MaxRetainedWAL>>20),
+		k.warn("max_slot_wal_keep_size", enough,
 			"no limit: a running sidecar gives its slot up at %s (max_retained_wal), a stopped one cannot", size(s.MaxRetainedWAL))
+	case limit < min(littleWAL, s.MaxRetainedWAL):
+		k.warn("max_slot_wal_keep_size", enough, "%s is little: a long transaction or a short stop writes more, and then the slot is lost and usage counted again", size(limit))
 	case limit < s.MaxRetainedWAL:
 		k.ok("max_slot_wal_keep_size", "%s: after more than that the slot is lost and usage is counted again (max_retained_wal, %s, is never reached)", size(limit), size(s.MaxRetainedWAL))
 	default:
 		k.ok("max_slot_wal_keep_size", "%s", size(limit))
+	}
+	if v.SlotIdleLimit > 0 && v.SlotIdleLimit < littleIdle {
+		k.warn("idle_replication_slot_timeout", h.set("idle_replication_slot_timeout", "0"),
+			"%s: a sidecar that is stopped for longer has lost its slot, and counts usage again", v.SlotIdleLimit)
 	}
 }
 

@@ -100,9 +100,53 @@ func (k *checkup) installation(ctx context.Context, conn *pgx.Conn, v sql.Server
 		}
 	}
 	if have.Missing > 0 {
+		k.altered(ctx, conn, p)
 		k.mayInstall(ctx, conn, v, p.schema)
 	}
+	if have.Version > 0 {
+		k.exposure(ctx, conn, v, p)
+	}
 	return have.Missing
+}
+
+// altered says what is wrong with publications that somebody changed: rows are missing in the stream.
+func (k *checkup) altered(ctx context.Context, conn *pgx.Conn, p *prepared) {
+	steps, err := sql.Altered(ctx, conn, p.install())
+	k.faults("publications", err)
+	if len(steps) > 0 {
+		k.warn("publications", "the next run does this, and counts again: "+strings.Join(steps, "; ")+";", "somebody altered them, or the watched tables are others now: changes are missing in the stream")
+	}
+}
+
+// exposure looks for what a later GRANT … ON ALL TABLES, or row-level security, did to what install had set.
+func (k *checkup) exposure(ctx context.Context, conn *pgx.Conn, v sql.Server, p *prepared) {
+	access := sql.Quote(p.schema, "feature_access")
+	hidden, err := sql.Hidden(ctx, conn, p.schema)
+	k.faults("feature_access", err)
+	if hidden {
+		k.fail("feature_access", fmt.Sprintf("CREATE POLICY tiergate ON %s TO %s USING (true) WITH CHECK (true);", access, sql.Quote(v.User)),
+			"row-level security hides rows of it from %s", v.User)
+	}
+	roles, err := sql.Exposed(ctx, conn, p.schema)
+	k.faults("exposure", err)
+	for _, e := range roles {
+		var may []string
+		rights, door := "ALL", fmt.Sprintf(" REVOKE ALL ON SCHEMA tiergate FROM PUBLIC, %s;", sql.Quote(e.Role))
+		if slices.Contains(p.settings.AppRoles, e.Role) { // it is meant to read
+			e.Reads, e.Calls = false, false
+			rights, door = "INSERT, UPDATE, DELETE, TRUNCATE", ""
+		}
+		fix := fmt.Sprintf("REVOKE %s ON %s FROM PUBLIC, %s; REVOKE ALL ON ALL TABLES IN SCHEMA tiergate FROM PUBLIC, %[3]s;", rights, access, sql.Quote(e.Role)) + door
+		for what, is := range map[string]bool{"read feature_access": e.Reads, "write feature_access": e.Writes, "call tiergate's functions": e.Calls, "reach tiergate's tables": e.Inside} {
+			if is {
+				may = append(may, what)
+			}
+		}
+		slices.Sort(may)
+		if len(may) > 0 {
+			k.fail("exposure", fix, "role %s, as which the Data API serves its callers, may %s", e.Role, strings.Join(may, ", "))
+		}
+	}
 }
 
 // mayInstall looks at the rights that only installing takes.

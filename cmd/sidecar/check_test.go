@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tiergate/tiergate/internal/config"
 	"github.com/tiergate/tiergate/internal/sql"
@@ -105,6 +106,21 @@ func TestCheckFinds(t *testing.T) {
 			a.exec("INSERT INTO subscriptions (status, plan) VALUES ('active', 'pro')")
 			a.change("paid: Infinity", "team: 9")
 		}, warning, "plan pro", "the free one holds", "paid: N"},
+		{"users who may be two", func(a *app) {
+			a.exec("ALTER TABLE users DROP CONSTRAINT users_pkey; ALTER TABLE users REPLICA IDENTITY FULL; ALTER TABLE users ADD PRIMARY KEY (id, name)")
+		},
+			problem, "watch public.users", "nothing keeps id unique", `CREATE UNIQUE INDEX CONCURRENTLY ON "public"."users" ("id")`},
+		{"an altered publication", func(a *app) {
+			a.must("install")
+			a.exec("ALTER PUBLICATION tiergate_state SET (publish = 'insert'); ALTER PUBLICATION tiergate_usage SET TABLE tiergate.access_event, usage WHERE (id > 7)")
+		}, warning, "publications", "changes are missing", `ALTER PUBLICATION tiergate_usage SET TABLE "public"."usage", "tiergate"."access_event"; ALTER PUBLICATION tiergate_state SET (publish`},
+		{"hidden flags", func(a *app) {
+			a.must("install")
+			name, url := a.role("REPLICATION")
+			a.exec("GRANT SELECT ON usage, users, subscriptions TO " + name + "; GRANT ALL ON feature_access TO " + name + `; GRANT USAGE ON SCHEMA tiergate TO ` + name +
+				"; GRANT ALL ON ALL TABLES IN SCHEMA tiergate TO " + name + "; ALTER TABLE feature_access ENABLE ROW LEVEL SECURITY")
+			a.set("DATABASE_URL", url)
+		}, problem, "feature_access", "row-level security hides rows", "CREATE POLICY"},
 		{"no users table", func(a *app) { a.exec("DROP TABLE users") }, warning, "tables", "nobody can be mailed", ""},
 		{"rows nobody matches", func(a *app) { a.exec("ALTER TABLE usage DROP endpoint") }, warning, "tables", "every row counts", ""},
 		{"hidden rows", func(a *app) {
@@ -180,9 +196,8 @@ func TestCheckServer(t *testing.T) {
 		{"13", func(v *sql.Server) { v.Version = 130021 }, problem, "version"},
 		{"14", func(v *sql.Server) { v.Version = 140018 }, warning, "version"},
 		{"a standby", func(v *sql.Server) { v.InRecovery = true }, problem, "server"},
-		{"Neon", func(v *sql.Server) { v.Host = "Neon" }, warning, "wal_level"},
 		{"minimal", func(v *sql.Server) { v.WALLevel = "minimal" }, problem, "wal_level"},
-		{"a full one", func(v *sql.Server) { v.ConnectionsFree = 4 }, problem, "connections"},
+		{"a full one", func(v *sql.Server) { v.ConnectionsFree = 5 }, problem, "connections"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			v, k := good, &checkup{}
@@ -196,6 +211,70 @@ func TestCheckServer(t *testing.T) {
 				t.Errorf("%d complaints: %+v", bad, k.findings)
 			}
 		})
+	}
+}
+
+// TestCheckHosts: every host has its own way to say the same.
+func TestCheckHosts(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		want []string // in the fixes
+	}{
+		{"", []string{"ALTER SYSTEM SET wal_level = 'logical'; then restart", `ALTER ROLE "app" REPLICATION;`, "max_slot_wal_keep_size = '10240MB'; SELECT pg_reload_conf();"}},
+		{"RDS", []string{"rds.logical_replication = 1 in the instance's parameter group", `GRANT rds_replication TO "app";`, "set max_connections = 120 in the instance's parameter group"}},
+		{"Aurora", []string{"rds.logical_replication = 1 in the cluster's parameter group", `GRANT rds_replication TO "app";`}},
+		{"Cloud SQL", []string{"cloudsql.logical_decoding=on", `ALTER ROLE "app" REPLICATION;`}},
+		{"Azure", []string{"--name wal_level --value logical; then restart the server", "--name max_slot_wal_keep_size --value 10240MB"}},
+		{"Supabase", []string{"DIRECT_URL", "postgres-config update --config max_slot_wal_keep_size=10240MB"}},
+		{"Neon", []string{"cannot be undone", "--poll 10m"}},
+		{"PlanetScale Postgres", []string{"set wal_level to logical under Clusters, Parameters", "--poll 10m"}},
+		{"Fly", []string{"fly postgres config update --wal-level logical"}},
+		{"Fly Managed Postgres", []string{"ask Fly's support for wal_level = logical"}},
+		{"Crunchy Bridge", []string{"set wal_level to logical in the cluster's", "-- as postgres"}},
+	} {
+		k := &checkup{}
+		v := sql.Server{Version: 170002, WALLevel: "replica", User: "app", Host: test.name, SlotsMax: 1, SendersMax: 1, ConnectionsMax: 100, RetainedWALLimit: -1}
+		s := config.Settings{MaxRetainedWAL: 10 << 30}
+		k.server(v, s)
+		k.replication(t.Context(), v, sql.SlotState{}, s)
+		var fixes []string
+		for _, f := range k.findings {
+			fixes = append(fixes, f.Fix)
+		}
+		said := strings.Join(fixes, "\n")
+		for _, want := range test.want {
+			if !strings.Contains(said, want) {
+				t.Errorf("%s: no %q in\n%s", test.name, want, said)
+			}
+		}
+		if test.name != "" && test.name != "Fly" && strings.Contains(said, "ALTER SYSTEM") {
+			t.Errorf("%s: nobody may do that there:\n%s", test.name, said)
+		}
+	}
+}
+
+func TestCheckRetention(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		limit int64
+		idle  time.Duration
+		level level
+		about string
+	}{
+		{"none", -1, 0, warning, "max_slot_wal_keep_size"},
+		{"little", 64 << 20, 0, warning, "max_slot_wal_keep_size"},
+		{"less than max_retained_wal", 4 << 30, 0, fine, "max_slot_wal_keep_size"},
+		{"enough", 20 << 30, 7 * 24 * time.Hour, fine, "max_slot_wal_keep_size"},
+		{"an hour's patience", 20 << 30, time.Hour, warning, "idle_replication_slot_timeout"},
+	} {
+		k := &checkup{}
+		s := config.Settings{MaxRetainedWAL: 10 << 30}
+		v := sql.Server{RetainedWALLimit: test.limit, SlotIdleLimit: test.idle}
+		k.retention(v, hostOf(v, s), s)
+		last := k.findings[len(k.findings)-1]
+		if last.Level != test.level || last.About != test.about || (last.Level == fine) != (last.Fix == "") {
+			t.Errorf("%s: %+v", test.name, k.findings)
+		}
 	}
 }
 

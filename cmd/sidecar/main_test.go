@@ -75,7 +75,11 @@ func newApp(t *testing.T) *app {
 func newAppOn(t *testing.T, on *dbserver.Postgres) *app {
 	t.Helper()
 	name := strings.ToLower(strings.NewReplacer("/", "_", " ", "_", ",", "", "`", "", "'", "").Replace(t.Name()))
-	name = name[max(0, len(name)-60):]
+	return newAppNamed(t, on, name[max(0, len(name)-60):])
+}
+
+func newAppNamed(t *testing.T, on *dbserver.Postgres, name string) *app {
+	t.Helper()
 	if err := on.CreateDatabase(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func (p *prepared) applicationTables() []loops.Watch { return p.watches[:len(p.w
 func catalog(tables []sql.Table) []config.CatalogTable {
 	out := make([]config.CatalogTable, len(tables))
 	for i, t := range tables {
-		out[i] = config.CatalogTable{Schema: t.Schema, Name: t.Name, Key: t.Key, Kind: rune(t.Kind[0])}
+		out[i] = config.CatalogTable{Schema: t.Schema, Name: t.Name, Key: t.Key, Unique: t.Unique, Kind: rune(t.Kind[0])}
 		for _, c := range t.Columns {
 			out[i].Columns = append(out[i].Columns, config.CatalogColumn(c))
 		}

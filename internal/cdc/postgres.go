@@ -227,10 +227,10 @@ func wayOut(code string) (kind loops.Kind, hint string) {
 	case "55000":
 		return loops.Gap, "the slot was invalidated; usage is counted again"
 	case "42501":
-		return loops.Permanent, "the sidecar's role needs replication rights: ALTER ROLE … REPLICATION (RDS: GRANT rds_replication TO …)"
+		return loops.Permanent, "the sidecar's role needs replication rights: ALTER ROLE … REPLICATION (RDS, Aurora: GRANT rds_replication TO …)"
 	case "28000":
 		return loops.Permanent, "pg_hba.conf or the pooler does not allow replication connections: set DIRECT_URL to the database itself"
-	case "08P01":
+	case "08P01", "42601": // the one refuses the parameter replication, the other drops it: to SQL its commands are a syntax error
 		return loops.Permanent, "a connection pooler stands in between: set DIRECT_URL to the database itself"
 	case "53400":
 		return loops.Transient, "raise max_replication_slots or max_wal_senders and restart the server"
@@ -251,7 +251,7 @@ func explain(step string, err error) error {
 	}
 	kind, hint := wayOut(pg.Code)
 	if pg.Code == "55000" && strings.Contains(pg.Message, "wal_level") {
-		kind, hint = loops.Permanent, "ALTER SYSTEM SET wal_level = 'logical', then restart the server"
+		kind, hint = loops.Permanent, "ALTER SYSTEM SET wal_level = 'logical', then restart the server; a hosted one has its own way: `sidecar check`"
 	}
 	return &loops.Fault{Step: step, Err: fmt.Errorf("%s (SQLSTATE %s)", pg.Message, pg.Code), Kind: kind, Hint: hint}
 }

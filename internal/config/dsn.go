@@ -28,7 +28,7 @@ type Database struct {
 	Name    string   // of the database
 	Schema  string   // the application's, from ?schema= or search_path; empty: the server's default
 	Ignored []string // names of parameters that only the application's client knows, in order
-	Product string   // "Supabase", "Neon", "RDS", "PlanetScale Postgres", "Fly", "Cloud SQL" or ""
+	Product string   // who hosts it, as far as the address tells: "Supabase", "Aurora" …, see recognise; or ""
 	Pooler  bool     // the connection goes through a pooler, which cannot carry a change stream
 	Direct  string   // where Pooler: how to get at the direct connection, for people
 }

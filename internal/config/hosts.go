@@ -11,11 +11,15 @@ func (d *Database) recognise() {
 	for _, known := range []struct{ part, product string }{
 		{".supabase.co", "Supabase"}, {".pooler.supabase.com", "Supabase"}, {".neon.tech", "Neon"}, {".neon.build", "Neon"},
 		{".rds.amazonaws.com", "RDS"}, {".psdb.cloud", "PlanetScale Postgres"}, {".flycast", "Fly"}, {".fly.dev", "Fly"},
-		{".flympg.net", "Fly"},
+		{".flympg.net", "Fly Managed Postgres"}, {".postgres.database.azure.com", "Azure"}, {".postgresbridge.com", "Crunchy Bridge"},
+		{"db.prisma.io", "Prisma Postgres"},
 	} {
 		if strings.HasSuffix(host, known.part) || strings.HasSuffix(host, known.part+".cn") {
 			d.Product = known.product
 		}
+	}
+	if _, rest, _ := strings.Cut(host, "."); d.Product == "RDS" && strings.HasPrefix(rest, "cluster-") {
+		d.Product = "Aurora"
 	}
 	if strings.HasPrefix(host, "/cloudsql/") {
 		d.Product = "Cloud SQL"
@@ -40,8 +44,8 @@ func (d *Database) direct(host string) string {
 	case strings.HasSuffix(first, "-pooler") && d.Product == "Neon":
 		return fmt.Sprintf("host %s.%s", strings.TrimSuffix(first, "-pooler"), rest)
 	case d.Product == "RDS" && strings.HasPrefix(rest, "proxy-"):
-		return "the endpoint of the database instance instead of the proxy's"
-	case d.Product == "Fly" && first == "pgbouncer":
+		return "the endpoint of the database instance (Aurora: the cluster's writer) instead of the proxy's"
+	case d.Product == "Fly Managed Postgres" && first == "pgbouncer":
 		return "host direct." + rest
 	case host == "pooled.db.prisma.io":
 		return "host db.prisma.io"

@@ -14,6 +14,7 @@ type CatalogTable struct {
 	Schema, Name string
 	Columns      []CatalogColumn
 	Key          []string // usable replica identity: columns of the primary key or of the identity index; all for FULL
+	Unique       []string // columns of which no two rows hold the same value
 	Kind         rune     // relkind: 'r' table, 'p' partitioned, 'v' view, 'm' materialised view, 'f' foreign
 }
 
@@ -108,6 +109,9 @@ func (r *recogniser) watch(rule roleRule) (loops.Watch, bool) {
 		w.Key = table.Key
 		r.identity(rule, table, w.Columns[loops.FieldSubject].Name)
 	}
+	if rule.role == loops.Users {
+		r.unique(rule, table, w.Columns[loops.FieldSubject].Name)
+	}
 	if rule.role == loops.Users && !w.Has(loops.FieldEmail) {
 		r.note("%s has no email column: nobody can be mailed; set tables.users.email", table)
 	}
@@ -130,6 +134,21 @@ func (r *recogniser) identity(rule roleRule, table *CatalogTable, subject string
 	}
 	r.fail("watch "+table.String(), hint+rule.orNone(),
 		"it has no primary key and no replica identity: once its updates are published, the application's own UPDATE would fail")
+}
+
+// unique makes sure that a person has one row: two would fight over name and address, and the end of one
+// would be the end of the person.
+func (r *recogniser) unique(rule roleRule, table *CatalogTable, subject string) {
+	switch {
+	case subject == "" || slices.Contains(table.Unique, subject):
+	case len(table.Key) == 0: // said already, and a key mends both
+	case table.Kind == 'p': // its unique indexes have to hold the partition key, which another column may be
+		r.note("nothing in %s keeps %s unique: of two rows with one %s, the later one has name and address, and the delete of either ends the person", table, subject, subject)
+	default:
+		r.fail("watch "+table.String(), fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s); or set %s.subject to the column that is unique%s",
+			table.quoted(), quoteName(subject), rule.name, rule.orNone()),
+			"nothing keeps %s unique: two rows of one person would fight over name and address, and the delete of one would end the person", subject)
+	}
 }
 
 // matching says how usage rows find their loop, and refuses triggers that could not.

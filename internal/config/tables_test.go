@@ -31,6 +31,9 @@ func table(line string) CatalogTable {
 	if key != "" {
 		t.Key = strings.Fields(key)
 	}
+	if len(t.Key) == 1 {
+		t.Unique = t.Key
+	}
 	return t
 }
 
@@ -120,6 +123,9 @@ func TestRecognise(t *testing.T) {
 			Settings{Usage: TableSetting{Table: "calls"}}, "", api, []string{"public.calls: subject=user_id endpoint=endpoint at=created_at"}, []string{noSubs, noUsers}},
 		{"partitioned", []string{"p public.usage: user_id text, endpoint text, created_at timestamptz"}, Settings{}, "", api,
 			[]string{"public.usage: subject=user_id endpoint=endpoint at=created_at"}, []string{noSubs, noUsers}},
+		{"partitioned users", []string{usageLine, "p public.users: region text, id text, email text; key region id"}, Settings{}, "", api,
+			[]string{"public.usage: subject=user_id endpoint=endpoint method=method at=created_at", "public.users: subject=id email=email key=region+id"},
+			[]string{noSubs, "nothing in public.users keeps id unique: of two rows with one id, the later one has name and address, and the delete of either ends the person"}},
 		{"by feature", []string{"public.usage: user_id text, feature text, created_at timestamptz"}, Settings{}, "", onFeature,
 			[]string{"public.usage: subject=user_id feature=feature at=created_at"}, []string{"public.usage has no endpoint column: its rows are matched by feature", noSubs, noUsers}},
 		{"every row", []string{"public.usage: user_id text, created_at timestamptz"}, Settings{}, "", onFeature, []string{"public.usage: subject=user_id at=created_at"},
@@ -206,6 +212,8 @@ func TestRecogniseProblems(t *testing.T) {
 		{"feature trigger", []string{usageLine}, Settings{}, loops.OnFeature, []string{"watch public.usage: a loop triggers on a feature, and the table has no feature column", "set tables.usage.feature"}},
 		{"users without key", []string{usageLine, "public.users: id text, email text"}, Settings{}, loops.OnAPI,
 			[]string{"watch public.users: it has no primary key", "own UPDATE would fail", `ALTER TABLE "public"."users" ADD PRIMARY KEY ("id")`, `ALTER TABLE "public"."users" REPLICA IDENTITY USING INDEX`}},
+		{"users who may be two", []string{usageLine, "public.users: tenant text, id text, email text; key tenant id"}, Settings{}, loops.OnAPI,
+			[]string{"watch public.users: nothing keeps id unique", `CREATE UNIQUE INDEX CONCURRENTLY ON "public"."users" ("id")`, "or set tables.users.subject", "or set tables.users to none"}},
 		{"subscriptions without key", []string{usageLine, `public.Sub"scription: user_id text, status text`}, Settings{Subscriptions: TableSetting{Table: `"Sub""scription"`}}, loops.OnAPI,
 			[]string{`ALTER TABLE "public"."Sub""scription" ADD PRIMARY KEY ("user_id")`}},
 		{"all at once", []string{"public.usage: x text", "public.users: x text", "public.subscriptions: x text; key x"}, Settings{}, loops.OnAPI,

@@ -14,6 +14,7 @@ type Table struct {
 	Kind         string // r table, p partitioned, v view, m materialized view, f foreign
 	Columns      []Column
 	Key          []string // the replica identity's columns; empty: none that an UPDATE could be published with
+	Unique       []string // columns with a unique index of their own
 }
 
 // Column is one column of a Table.
@@ -32,7 +33,9 @@ func Catalog(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
 				WHERE i.indrelid = c.oid AND i.indisvalid AND CASE c.relreplident
 					WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END
-				ORDER BY k.pos)
+				ORDER BY k.pos),
+			ARRAY(SELECT DISTINCT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+				WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL ORDER BY 1)
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND c.relname <> 'feature_access'
 			AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'tiergate') AND n.nspname !~ '^pg_(toast|temp)'
@@ -43,7 +46,7 @@ func Catalog(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Table, error) {
 		var t Table
 		var names, types []string
-		if err := row.Scan(&t.Schema, &t.Name, &t.Kind, &names, &types, &t.Key); err != nil {
+		if err := row.Scan(&t.Schema, &t.Name, &t.Kind, &names, &types, &t.Key, &t.Unique); err != nil {
 			return t, err
 		}
 		for i := range names {

@@ -2,7 +2,9 @@ package sql
 
 import (
 	"context"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -23,9 +25,11 @@ type Server struct {
 	SlotsUsed        int // by others
 	SendersMax       int
 	SendersUsed      int
+	ConnectionsMax   int
 	ConnectionsFree  int
-	RetainedWALLimit int64  // max_slot_wal_keep_size in bytes; negative: none
-	Host             string // what kind of hosted server this looks like; empty: none known
+	RetainedWALLimit int64         // max_slot_wal_keep_size in bytes; negative: none
+	SlotIdleLimit    time.Duration // idle_replication_slot_timeout; zero: none, as before PostgreSQL 18
+	Host             string        // what kind of hosted server this looks like; empty: none known
 }
 
 // Inspect looks at the server.
@@ -37,14 +41,17 @@ func Inspect(ctx context.Context, conn *pgx.Conn) (Server, error) {
 			has_database_privilege(current_database(), 'CREATE'),
 			current_setting('max_replication_slots')::int, (SELECT count(*) FROM pg_replication_slots WHERE slot_name <> $1),
 			current_setting('max_wal_senders')::int, (SELECT count(*) FROM pg_stat_replication),
+			current_setting('max_connections')::int,
 			current_setting('max_connections')::int - (SELECT coalesce(sum(numbackends), 0) FROM pg_stat_database)
 				- CASE WHEN r.rolsuper THEN 0 ELSE current_setting('superuser_reserved_connections')::int END,
 			(SELECT CASE WHEN setting::bigint < 0 THEN -1 ELSE setting::bigint << 20 END FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
-			coalesce((SELECT min(k.host) FROM (VALUES ('rds_superuser', 'RDS'), ('supabase_admin', 'Supabase'), ('neon_superuser', 'Neon'),
-				('cloudsqlsuperuser', 'Cloud SQL'), ('azure_pg_admin', 'Azure')) k (role, host) JOIN pg_roles ON rolname = k.role), '')
+			(extract(epoch FROM coalesce(current_setting('idle_replication_slot_timeout', true), '0')::interval) * 1e9)::bigint,
+			CASE WHEN to_regproc('aurora_version') IS NOT NULL THEN 'Aurora' ELSE coalesce((SELECT min(k.host)
+				FROM (VALUES ('rds_superuser', 'RDS'), ('supabase_admin', 'Supabase'), ('neon_superuser', 'Neon'), ('cloudsqlsuperuser', 'Cloud SQL'),
+					('azure_pg_admin', 'Azure'), ('flypgadmin', 'Fly')) k (role, host) JOIN pg_roles ON rolname = k.role), '') END
 		FROM pg_roles r WHERE r.rolname = current_user`, SlotName(conn.Config().Database)).
 		Scan(&s.Version, &s.VersionText, &s.WALLevel, &s.InRecovery, &s.User, &s.Database, &s.MayReplicate, &s.MayCreate,
-			&s.SlotsMax, &s.SlotsUsed, &s.SendersMax, &s.SendersUsed, &s.ConnectionsFree, &s.RetainedWALLimit, &s.Host)
+			&s.SlotsMax, &s.SlotsUsed, &s.SendersMax, &s.SendersUsed, &s.ConnectionsMax, &s.ConnectionsFree, &s.RetainedWALLimit, &s.SlotIdleLimit, &s.Host)
 	return s, explain("look at the server", err)
 }
 
@@ -59,6 +66,13 @@ type Rights struct {
 	Estimate  int64 // rows, as the planner thinks; negative: unknown
 }
 
+// filtered is the condition that row-level security hides rows of table c from the session's role: it is
+// subject to it, and no policy shows it everything.
+const filtered = `(row_security_active(c.oid) AND (NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polpermissive AND p.polcmd IN ('r', '*')
+		AND pg_get_expr(p.polqual, p.polrelid) = 'true'
+		AND (0 = ANY (p.polroles) OR EXISTS (SELECT FROM unnest(array_remove(p.polroles, 0::oid)) m WHERE pg_has_role(current_user, m, 'USAGE'))))
+	OR EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND NOT p.polpermissive AND p.polcmd IN ('r', '*'))))`
+
 // RightsOn looks at one watched table.
 func RightsOn(ctx context.Context, conn *pgx.Conn, w *loops.Watch) (Rights, error) {
 	names := append([]string{}, w.Key...)
@@ -69,7 +83,7 @@ func RightsOn(ctx context.Context, conn *pgx.Conn, w *loops.Watch) (Rights, erro
 	err := conn.QueryRow(ctx, `SELECT pg_get_userbyid(c.relowner)::text, pg_has_role(current_user, c.relowner, 'USAGE'),
 			has_schema_privilege(n.oid, 'USAGE'),
 			(SELECT bool_and(has_column_privilege(c.oid, name, 'SELECT')) FROM unnest($3::text[]) name),
-			row_security_active(c.oid),
+			`+filtered+`,
 			$4 = '' OR EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 				WHERE i.indrelid = c.oid AND i.indisvalid AND a.attname = $4),
 			c.reltuples::bigint
@@ -119,6 +133,46 @@ func LookAtInstallation(ctx context.Context, conn *pgx.Conn, o InstallOptions) (
 	}
 	script, err := Script(ctx, conn, o)
 	return Installation{Version: have.version, Access: have.access, Missing: len(script)}, err
+}
+
+// Altered lists the statements that set right a publication which is there and is not as it should be.
+func Altered(ctx context.Context, conn *pgx.Conn, o InstallOptions) ([]string, error) {
+	steps, err := publicationStatements(ctx, conn, o)
+	return slices.DeleteFunc(steps, func(s string) bool { return !strings.HasPrefix(s, "ALTER ") }), err
+}
+
+// Exposure is what a role of Supabase's Data API, whose callers are anybody, may do with what is ours.
+type Exposure struct {
+	Role   string
+	Reads  bool // feature_access, with no row-level security to choose the rows
+	Writes bool // feature_access, likewise
+	Calls  bool // functions of schema tiergate
+	Inside bool // tables of schema tiergate
+}
+
+// Exposed looks at the API's roles, where there are any. Grants to PUBLIC are theirs too.
+func Exposed(ctx context.Context, conn *pgx.Conn, schema string) ([]Exposure, error) {
+	rows, err := conn.Query(ctx, `SELECT r.rolname::text,
+			coalesce(has_any_column_privilege(r.oid, a.oid, 'SELECT') AND NOT a.relrowsecurity, false),
+			coalesce((has_table_privilege(r.oid, a.oid, 'DELETE, TRUNCATE') OR has_any_column_privilege(r.oid, a.oid, 'INSERT, UPDATE')) AND NOT a.relrowsecurity, false),
+			inside AND EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = n.oid AND has_function_privilege(r.oid, p.oid, 'EXECUTE')),
+			inside AND EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind = 'r'
+				AND (has_table_privilege(r.oid, c.oid, 'DELETE, TRUNCATE') OR has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE')))
+		FROM pg_roles r LEFT JOIN pg_class a ON a.oid = to_regclass($1) LEFT JOIN pg_namespace n ON n.nspname = 'tiergate'
+			CROSS JOIN LATERAL (SELECT coalesce(has_schema_privilege(r.oid, n.oid, 'USAGE'), false) inside) reach
+		WHERE r.rolname IN ('anon', 'authenticated') ORDER BY 1`, ident(schema, "feature_access"))
+	if err != nil {
+		return nil, explain("look at the API's roles", err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Exposure])
+	return found, explain("look at the API's roles", err)
+}
+
+// Hidden reports whether row-level security hides rows of feature_access from the session's role.
+func Hidden(ctx context.Context, conn *pgx.Conn, schema string) (hidden bool, err error) {
+	err = conn.QueryRow(ctx, `SELECT coalesce((SELECT `+filtered+` FROM pg_class c WHERE c.oid = to_regclass($1)), false)`,
+		ident(schema, "feature_access")).Scan(&hidden)
+	return hidden, explain("look at feature_access", err)
 }
 
 // Quote quotes a name for a statement that a person is told to run.

@@ -11,10 +11,12 @@ import (
 )
 
 // homeOf names where an installation lives: server, database and the address it is reached by. A
-// dump has another server, a snapshot of the disk another address.
+// dump has another server, a snapshot of the disk another address. Aurora, which refuses the question while
+// its wal_level is not logical, is told by its address alone.
 func homeOf(ctx context.Context, conn *pgx.Conn) (string, error) {
 	var system, database string
-	err := conn.QueryRow(ctx, `SELECT (SELECT system_identifier::text FROM pg_control_system()), current_database()`).Scan(&system, &database)
+	err := conn.QueryRow(ctx, `SELECT CASE WHEN to_regproc('aurora_version') IS NULL
+		THEN (SELECT system_identifier::text FROM pg_control_system()) ELSE 'aurora' END, current_database()`).Scan(&system, &database)
 	if err != nil {
 		return "", explain("identify the server", err)
 	}

@@ -47,7 +47,7 @@ func publicationStatements(ctx context.Context, conn *pgx.Conn, o InstallOptions
 				coalesce(array_agg(n.nspname::text ORDER BY c.oid), '{}'), coalesce(array_agg(c.relname::text ORDER BY c.oid), '{}')
 			FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid
 				JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE p.pubname = $1`, want.name, want.publish).Scan(&exists, &right, &schemas, &names)
+			WHERE p.pubname = $1 AND r.prqual IS NULL AND r.prattrs IS NULL`, want.name, want.publish).Scan(&exists, &right, &schemas, &names)
 		if err != nil {
 			return nil, explain("look at the publications", err)
 		}

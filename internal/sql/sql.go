@@ -10,7 +10,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -64,8 +67,27 @@ func Connect(ctx context.Context, url string, purpose Purpose) (*pgx.Conn, error
 	if err != nil {
 		return nil, explain("connect to the database", err)
 	}
+	if err := bounded(ctx, conn, config.RuntimeParams["lock_timeout"]); err != nil {
+		closeConn(conn)
+		return nil, err
+	}
 	return conn, nil
 }
+
+// bounded makes sure that the session has the bounds it asked for. A pooler that drops them hands out
+// sessions that may hold the application up, and whose advisory locks are anybody's.
+func bounded(ctx context.Context, conn *pgx.Conn, want string) error {
+	var have string
+	err := conn.QueryRow(ctx, "SHOW lock_timeout", pgx.QueryExecModeSimpleProtocol).Scan(&have)
+	if err == nil && have != want {
+		return &loops.Fault{Step: "connect to the database", Kind: loops.Permanent, Hint: pastPooler,
+			Err: fmt.Errorf("something in between drops the session's settings: lock_timeout is %s, not %s", have, want)}
+	}
+	return explain("connect to the database", err)
+}
+
+// pastPooler is the way out of every pooler.
+const pastPooler = "a connection pooler stands in between: set DIRECT_URL to the database itself"
 
 // wayOut says what can be done about an error of the server, by SQLSTATE.
 func wayOut(code string) (kind loops.Kind, hint string) {
@@ -79,11 +101,11 @@ func wayOut(code string) (kind loops.Kind, hint string) {
 	case "42501":
 		return loops.Permanent, "the sidecar's role lacks a privilege: run `sidecar check` for the exact statement"
 	case "08P01":
-		return loops.Permanent, "a connection pooler stands in between: set DIRECT_URL to the database itself"
+		return loops.Permanent, pastPooler
 	case "42P01", "3F000", "42703":
 		return loops.Changed, "a table changed under the sidecar; it is looked at again"
 	case "53300":
-		return loops.Transient, "the server has no free connection slot: the sidecar needs 5"
+		return loops.Transient, "the server has no free connection slot: the sidecar needs 6"
 	case "57P03":
 		return loops.Transient, "the server is starting up or shutting down"
 	case "55006":
@@ -112,9 +134,29 @@ func explain(step string, err error) error {
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
 		hint := "is the server running, and does DATABASE_URL name the right host and port?"
+		if noIPv6(err) {
+			hint = "the address is an IPv6 one, and this machine has no way there: run the sidecar where there is IPv6, or give the database " +
+				"an IPv4 address (Supabase: the IPv4 add-on)"
+		}
 		return &loops.Fault{Step: step, Err: connectCause(connect), Hint: hint, Kind: loops.Transient}
 	}
 	return &loops.Fault{Step: step, Err: err, Kind: loops.Transient}
+}
+
+// noIPv6 reports whether every address that was tried is an IPv6 one that no route leads to.
+func noIPv6(err error) bool {
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		if tried, ok := inner.(interface{ Unwrap() []error }); ok {
+			return !slices.ContainsFunc(tried.Unwrap(), func(err error) bool { return !noIPv6(err) })
+		}
+	}
+	var dial *net.OpError
+	if !errors.As(err, &dial) {
+		return false
+	}
+	address, ok := dial.Addr.(*net.TCPAddr)
+	return ok && address.IP.To4() == nil && slices.ContainsFunc([]error{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT},
+		func(cause error) bool { return errors.Is(dial, cause) })
 }
 
 // connectCause keeps the last cause: the driver's text repeats every address it tried.

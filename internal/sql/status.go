@@ -174,7 +174,13 @@ func Uninstall(ctx context.Context, conn *pgx.Conn, schema string) error {
 	if err := tx.Commit(ctx); err != nil {
 		return explain("uninstall", err)
 	}
-	_, err = conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, SlotName(conn.Config().Database))
+	slot := SlotName(conn.Config().Database)
+	_, err = conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, slot)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "42501" {
+		return &loops.Fault{Step: "drop the replication slot", Err: errors.New(pg.Message), Kind: loops.Permanent,
+			Hint: "all else is removed; the slot keeps WAL until a role that may replicate drops it: SELECT pg_drop_replication_slot(" + literal(slot) + ");"}
+	}
 	return explain("drop the replication slot", err)
 }
 
