@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tiergate/tiergate/internal/config"
@@ -20,7 +21,8 @@ type prepared struct {
 	schema   string // the application's
 	slot     string // the replication slot's name
 	watches  []loops.Watch
-	notes    []string // what recognition has to say
+	since    pglogrepl.LSN // where the WAL ended before the tables were looked up
+	notes    []string      // what recognition has to say
 }
 
 // url returns the connection string of every connection.
@@ -50,11 +52,18 @@ func readPlan(dir string, s config.Settings) (*loops.Plan, error) {
 
 // match finds the application's tables. What was found is returned even with an error.
 func match(ctx context.Context, conn *pgx.Conn, s config.Settings, plan *loops.Plan) (*prepared, error) {
+	end, err := sql.WALEnd(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
 	tables, err := sql.Catalog(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
 	p := &prepared{settings: s, plan: plan, slot: sql.SlotName(conn.Config().Database)}
+	if p.since, err = pglogrepl.ParseLSN(end); err != nil {
+		return nil, err
+	}
 	if p.schema, err = schemaOf(ctx, conn, s); err != nil {
 		return nil, err
 	}
@@ -78,7 +87,7 @@ func (p *prepared) applicationTables() []loops.Watch { return p.watches[:len(p.w
 func catalog(tables []sql.Table) []config.CatalogTable {
 	out := make([]config.CatalogTable, len(tables))
 	for i, t := range tables {
-		out[i] = config.CatalogTable{Schema: t.Schema, Name: t.Name, Key: t.Key, Unique: t.Unique, Kind: rune(t.Kind[0])}
+		out[i] = config.CatalogTable{Schema: t.Schema, Name: t.Name, Key: t.Key, Unique: t.Unique, Shape: t.Shape, Kind: rune(t.Kind[0])}
 		for _, c := range t.Columns {
 			out[i].Columns = append(out[i].Columns, config.CatalogColumn(c))
 		}

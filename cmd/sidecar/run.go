@@ -156,7 +156,8 @@ func (s *sidecar) parts(p *prepared, mails *mail.Mailer, term int64) (*sql.Store
 	outbox := sql.NewOutbox(sql.OutboxOptions{URL: p.url(), Schema: p.schema, Plan: p.plan, Term: term, Log: s.log,
 		Hold: hold(p.plan, mails), Route: mails.Route})
 	source := cdc.NewPostgres(cdc.Config{URL: p.url(), Name: string(sql.ForStream), Slot: p.slot,
-		Publications: []string{sql.UsagePublication, sql.StatePublication}, Watches: p.watches, Facts: facts(p.url()), Log: s.log})
+		Publications: []string{sql.UsagePublication, sql.StatePublication}, Watches: p.watches, Since: p.since,
+		Facts: facts(p.url()), Log: s.log})
 	return store, outbox, loops.NewFlow(source, store, outbox, mails, loops.NewDecider(p.plan, p.watches), s.log)
 }
 

@@ -12,6 +12,8 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/jackc/pglogrepl"
+
 	"github.com/tiergate/tiergate/internal/loops"
 )
 
@@ -22,6 +24,7 @@ type Config struct {
 	Slot         string
 	Publications []string
 	Watches      []loops.Watch
+	Since        pglogrepl.LSN // the end of WAL before the watches were looked up
 	// Facts asks the server about slot and publications.
 	Facts func(context.Context) (Facts, error)
 	Log   *slog.Logger

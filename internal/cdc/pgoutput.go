@@ -63,11 +63,13 @@ type field struct {
 // decoder keeps the tables announced so far.
 type decoder struct {
 	watches []loops.Watch
+	since   pglogrepl.LSN // when the watches were looked up: what a table was like before is history
+	final   pglogrepl.LSN // of the open transaction
 	tables  map[uint32]*table
 }
 
-func newDecoder(watches []loops.Watch) *decoder {
-	return &decoder{watches: watches, tables: map[uint32]*table{}}
+func newDecoder(watches []loops.Watch, since pglogrepl.LSN) *decoder {
+	return &decoder{watches: watches, since: since, tables: map[uint32]*table{}}
 }
 
 // epoch is where PostgreSQL's timestamps begin, in microseconds after 1970.
@@ -143,7 +145,8 @@ func (d *decoder) decode(message []byte) (any, error) {
 	var err error
 	switch message[0] {
 	case 'B':
-		out = beginMessage{final: pglogrepl.LSN(r.u64()), committed: r.time(), xid: r.u32()}
+		d.final = pglogrepl.LSN(r.u64())
+		out = beginMessage{final: d.final, committed: r.time(), xid: r.u32()}
 	case 'C':
 		r.take(9) // flags and the commit record's start
 		out = commitMessage{end: pglogrepl.LSN(r.u64()), committed: r.time()}
@@ -172,10 +175,11 @@ func (d *decoder) relation(r *reader) error {
 	r.u8() // replica identity
 	n := r.u16()
 	names := make([]string, 0, min(n, len(r.b)))
+	var shape strings.Builder
 	for range n {
 		r.u8() // flags
 		names = append(names, r.text())
-		r.take(8) // type and modifier
+		fmt.Fprintf(&shape, "%s:%d:%d,", names[len(names)-1], r.u32(), int32(r.u32()))
 		if r.short {
 			return errShort
 		}
@@ -183,7 +187,7 @@ func (d *decoder) relation(r *reader) error {
 	t := &table{width: n}
 	for i := range slices.Backward(d.watches) { // users before usage: who there is before what they use
 		if w := &d.watches[i]; w.Schema == schema && w.Table == name {
-			v, err := viewOf(w, names)
+			v, err := d.viewOf(w, names, shape.String())
 			if err != nil {
 				return err
 			}
@@ -192,41 +196,55 @@ func (d *decoder) relation(r *reader) error {
 	}
 	if old := d.tables[id]; old.watched() && !t.watched() {
 		w := old.views[0].watch
-		return &loops.Fault{Step: "read the change stream", Kind: loops.Changed,
-			Err:  fmt.Errorf("table %s.%s is now %s.%s", w.Schema, w.Table, schema, name),
-			Hint: "the tables are looked up again; if none is found, set tables." + section(w.Role) + ".table in sidecar.yaml"}
+		return d.changed("if none is found, set tables."+section(w.Role)+".table in sidecar.yaml",
+			"table %s.%s is now %s.%s", w.Schema, w.Table, schema, name)
 	}
 	d.tables[id] = t
 	return nil
 }
 
-// viewOf finds a watch's columns among a table's.
-func viewOf(w *loops.Watch, names []string) (view, error) {
+// viewOf finds a watch's columns among a table's. Other columns than those that were looked up may mean
+// something: a status that is new.
+func (d *decoder) viewOf(w *loops.Watch, names []string, shape string) (view, error) {
 	v := view{watch: w}
 	for f, column := range w.Columns {
 		c := slices.Index(names, column.Name)
 		if c < 0 {
-			return v, lostColumn(w, column.Name, "tables."+section(w.Role)+"."+f.String())
+			return v, d.lostColumn(w, column.Name, "tables."+section(w.Role)+"."+f.String())
 		}
 		v.fields = append(v.fields, field{f, c})
 	}
 	for _, column := range w.Key {
 		c := slices.Index(names, column)
 		if c < 0 {
-			return v, lostColumn(w, column, "the table's primary key")
+			return v, d.lostColumn(w, column, "the table's primary key")
 		}
 		v.key = append(v.key, c)
 	}
+	if w.Shape != "" && w.Shape != shape && d.final >= d.since {
+		return v, d.changed("", "table %s.%s has other columns than before", w.Schema, w.Table)
+	}
 	return v, nil
+}
+
+// changed means that the tables must be looked up again. Where they were looked up after that, the stream
+// cannot be read on from here.
+func (d *decoder) changed(hint, format string, args ...any) error {
+	if d.final < d.since {
+		return gap(format, args...)
+	}
+	if hint != "" {
+		hint = "; " + hint
+	}
+	return &loops.Fault{Step: "read the change stream", Err: fmt.Errorf(format, args...), Kind: loops.Changed,
+		Hint: "the tables are looked up again" + hint}
 }
 
 // watched reports whether anybody watches the table.
 func (t *table) watched() bool { return t != nil && len(t.views) > 0 }
 
-func lostColumn(w *loops.Watch, column, setting string) error {
-	return &loops.Fault{Step: "read the change stream", Kind: loops.Changed,
-		Err:  fmt.Errorf("table %s.%s no longer has column %q", w.Schema, w.Table, column),
-		Hint: "the columns are looked up again; if it was renamed, set " + setting + " in sidecar.yaml"}
+func (d *decoder) lostColumn(w *loops.Watch, column, setting string) error {
+	return d.changed("if it was renamed, set "+setting+" in sidecar.yaml", "table %s.%s no longer has column %q", w.Schema, w.Table, column)
 }
 
 func section(role loops.Role) string {

@@ -50,7 +50,7 @@ func isUnwatched(d *decoder, m []byte) bool {
 // texts decodes messages in order and prints what becomes of rows and truncations.
 func texts(t *testing.T, messages [][]byte) []string {
 	t.Helper()
-	d := newDecoder((&app{}).watches())
+	d := newDecoder((&app{}).watches(), 0)
 	out := []string{}
 	for i, m := range messages {
 		message, err := d.decode(m)
@@ -78,7 +78,7 @@ func texts(t *testing.T, messages [][]byte) []string {
 // warm returns a decoder that knows every table of some messages.
 func warm(t *testing.T, messages [][]byte) *decoder {
 	t.Helper()
-	d := newDecoder((&app{}).watches())
+	d := newDecoder((&app{}).watches(), 0)
 	for _, m := range messages {
 		if m[0] == 'R' {
 			if _, err := d.decode(m); err != nil {
@@ -92,7 +92,7 @@ func warm(t *testing.T, messages [][]byte) *decoder {
 // sameAsPglogrepl decodes messages with ours and with the library's decoder, and compares.
 func sameAsPglogrepl(t failer, messages [][]byte) {
 	t.Helper()
-	d := newDecoder((&app{}).watches())
+	d := newDecoder((&app{}).watches(), 0)
 	for i, data := range messages {
 		ours, err := d.decode(data)
 		if err != nil {
@@ -261,7 +261,7 @@ func TestMalformedMessages(t *testing.T) {
 		"a key that is gone":      {relationMessage(1, "seats", []string{"org", "plan"}), `no longer has column "seat"`},
 		"a tuple after the last":  {[]byte("I\x00\x00\x00\x01N\x00\x03nnnN\x00\x03nnnN\x00\x03nnn"), "tuple"},
 	} {
-		d := newDecoder((&app{}).watches())
+		d := newDecoder((&app{}).watches(), 0)
 		if _, err := d.decode(users); err != nil {
 			t.Fatal(err)
 		}
@@ -269,7 +269,7 @@ func TestMalformedMessages(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
-	d := newDecoder((&app{}).watches())
+	d := newDecoder((&app{}).watches(), 0)
 	_, err := d.decode(relationMessage(1, "users", []string{"id"}))
 	if loops.KindOf(err) != loops.Changed {
 		t.Errorf("a lost column is of kind %d: %v", loops.KindOf(err), err)
@@ -279,7 +279,7 @@ func TestMalformedMessages(t *testing.T) {
 // TestOneColumnTwoMeanings holds that a column may be both, as where people's addresses are their ids.
 func TestOneColumnTwoMeanings(t *testing.T) {
 	d := newDecoder([]loops.Watch{{Role: loops.Users, Schema: "public", Table: "users", Key: []string{"email"},
-		Columns: map[loops.Field]loops.Column{loops.FieldSubject: {Name: "email"}, loops.FieldEmail: {Name: "email"}}}})
+		Columns: map[loops.Field]loops.Column{loops.FieldSubject: {Name: "email"}, loops.FieldEmail: {Name: "email"}}}}, 0)
 	if _, err := d.decode(relationMessage(1, "users", []string{"email"})); err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +302,7 @@ func callsOf(column string) loops.Watch {
 
 // TestOneTableTwoRoles holds that a row of a table with two roles is a change in each, users first.
 func TestOneTableTwoRoles(t *testing.T) {
-	d := newDecoder(append([]loops.Watch{callsOf("calls")}, (&app{}).watches()...))
+	d := newDecoder(append([]loops.Watch{callsOf("calls")}, (&app{}).watches()...), 0)
 	if _, err := d.decode(relationMessage(1, "users", []string{"id", "email", "name", "calls"})); err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +341,7 @@ func FuzzDecode(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		d := newDecoder((&app{}).watches())
+		d := newDecoder((&app{}).watches(), 0)
 		for id, columns := range map[uint32][]string{1: {"id", "email", "name"}, 2: {"id", "user_id", "endpoint", "created_at"}, 3: {"org", "seat", "plan"}, 4: {"x"}} {
 			if _, err := d.decode(relationMessage(id, []string{"", "users", "usage", "seats", "other"}[id], columns)); err != nil {
 				t.Fatal(err)

@@ -65,7 +65,7 @@ type stream struct {
 
 func newStream(conn *pgconn.PgConn, from position, backlog, until pglogrepl.LSN, c Config) *stream {
 	s := &stream{
-		conn: conn, backlog: backlog, until: until, decoder: newDecoder(c.Watches), log: c.Log,
+		conn: conn, backlog: backlog, until: until, decoder: newDecoder(c.Watches, c.Since), log: c.Log,
 		done: make(chan struct{}), ready: make(chan struct{}, 1), space: make(chan struct{}, 1),
 		at: from, whole: from.Final == 0, acked: from.End, idleSeen: time.Now(), resume: from,
 	}

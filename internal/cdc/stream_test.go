@@ -137,7 +137,7 @@ func (a *app) transaction(n int) (final pglogrepl.LSN, xid uint32) {
 		if err := rows.Scan(&data); err != nil {
 			a.t.Fatal(err)
 		}
-		message, err := newDecoder(nil).decode(data)
+		message, err := newDecoder(nil, 0).decode(data)
 		if m, ok := message.(beginMessage); ok {
 			if n--; n == 0 {
 				final, xid = m.final, m.xid

@@ -15,6 +15,7 @@ type CatalogTable struct {
 	Columns      []CatalogColumn
 	Key          []string // usable replica identity: columns of the primary key or of the identity index; all for FULL
 	Unique       []string // columns of which no two rows hold the same value
+	Shape        string   // all columns and their types, as the change stream tells them
 	Kind         rune     // relkind: 'r' table, 'p' partitioned, 'v' view, 'm' materialised view, 'f' foreign
 }
 
@@ -99,7 +100,7 @@ func (r *recogniser) watch(rule roleRule) (loops.Watch, bool) {
 		r.fail("watch "+table.String(), "set "+rule.name+" to the table behind it"+rule.orNone(), "it is %s: its changes are not in this database's change stream", kind)
 		return loops.Watch{}, false
 	}
-	w := loops.Watch{Role: rule.role, Schema: table.Schema, Table: table.Name, Columns: map[loops.Field]loops.Column{}, Zone: r.settings.Zone}
+	w := loops.Watch{Role: rule.role, Schema: table.Schema, Table: table.Name, Columns: map[loops.Field]loops.Column{}, Zone: r.settings.Zone, Shape: table.Shape}
 	for _, c := range rule.columns {
 		if column, ok := r.column(rule, c, table, set.Columns[c.field]); ok {
 			w.Columns[c.field] = loops.Column{Name: column.Name, Type: column.Type}

@@ -51,6 +51,7 @@ type Watch struct {
 	Columns map[Field]Column
 	Key     []string       // columns of the replica identity; empty where only inserts are followed
 	Zone    *time.Location // of timestamps without a zone
+	Shape   string         // all columns, in the stream's words: other ones must be looked up again; empty: never
 }
 
 // Column is one column of a watched table.

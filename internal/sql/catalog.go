@@ -14,6 +14,7 @@ type Table struct {
 	Kind         string // r table, p partitioned, v view, m materialized view, f foreign
 	Columns      []Column
 	Key          []string // the replica identity's columns; empty: none that an UPDATE could be published with
+	Shape        string   // all columns and their types, as the change stream tells them
 	Unique       []string // columns with a unique index of their own
 }
 
@@ -23,12 +24,12 @@ type Column struct {
 	Type string
 }
 
-// Catalog lists the application's tables: everything but the system's schemas and our own.
+// Catalog lists the application's tables: everything but the system's schemas and our own. Generated columns
+// are left out, as the change stream leaves them out.
 func Catalog(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 	rows, err := conn.Query(ctx, `
 		SELECT n.nspname, c.relname, c.relkind::text,
-			ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
-			ARRAY(SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+			columns.names, columns.types, columns.shape,
 			ARRAY(SELECT a.attname::text FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k (num, pos)
 				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
 				WHERE i.indrelid = c.oid AND i.indisvalid AND CASE c.relreplident
@@ -36,7 +37,12 @@ func Catalog(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 				ORDER BY k.pos),
 			ARRAY(SELECT DISTINCT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 				WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL ORDER BY 1)
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL (
+			SELECT coalesce(array_agg(a.attname::text ORDER BY a.attnum), '{}') AS names,
+				coalesce(array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum), '{}') AS types,
+				coalesce(string_agg(concat(a.attname, ':', a.atttypid, ':', a.atttypmod, ','), '' ORDER BY a.attnum), '') AS shape
+			FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+		) columns
 		WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND c.relname <> 'feature_access'
 			AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'tiergate') AND n.nspname !~ '^pg_(toast|temp)'
 		ORDER BY n.nspname, c.relname`)
@@ -46,7 +52,7 @@ func Catalog(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Table, error) {
 		var t Table
 		var names, types []string
-		if err := row.Scan(&t.Schema, &t.Name, &t.Kind, &names, &types, &t.Key, &t.Unique); err != nil {
+		if err := row.Scan(&t.Schema, &t.Name, &t.Kind, &names, &types, &t.Shape, &t.Key, &t.Unique); err != nil {
 			return t, err
 		}
 		for i := range names {
@@ -55,6 +61,12 @@ func Catalog(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 		return t, nil
 	})
 	return tables, explain("read the catalog", err)
+}
+
+// WALEnd returns where the server writes now; on a standby, which is followed by nobody, 0/0.
+func WALEnd(ctx context.Context, conn *pgx.Conn) (lsn string, err error) {
+	err = conn.QueryRow(ctx, `SELECT CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_insert_lsn()::text END`).Scan(&lsn)
+	return lsn, explain("ask where the WAL ends", err)
 }
 
 // CurrentSchema returns the schema in which the URL's user would find an unqualified table.
