@@ -68,14 +68,21 @@ func printStatus(c *cobra.Command, st sql.Status) {
 	} else {
 		line("sidecar", "not running: flags stand still, windows still open in has_feature()")
 	}
-	line("lag", "%s", time.Duration(st.LagSeconds*float64(time.Second)).Round(time.Millisecond))
+	line("lag", "%s, %.1f MB of WAL", time.Duration(st.LagSeconds*float64(time.Second)).Round(time.Millisecond), float64(st.LagBytes)/1e6)
+	if st.Transaction != nil {
+		line("piece", "of transaction %d, %d rows are in the flags", st.Transaction.Xid, st.Transaction.Rows)
+	}
 	if st.SourceTime != nil {
 		line("newest", "change of %s", st.SourceTime.UTC().Format(time.RFC3339))
 	}
 	line("WAL", "%.1f MB kept by the server", float64(st.RetainedBytes)/1e6)
 	line("subjects", "%d", st.Subjects)
 	for _, f := range st.Features {
-		line("feature", "%s (%s): %d rows, %d blocked", f.Feature, f.Enforcement, f.Subjects, f.Blocked)
+		counted := ""
+		if !f.Counted {
+			counted = "; new, and still to be counted"
+		}
+		line("feature", "%s (%s): %d rows, %d blocked%s", f.Feature, f.Enforcement, f.Subjects, f.Blocked, counted)
 	}
 	line("emails", "%s", counts(st.Emails))
 	line("events", "%s (30 days)", counts(st.Events))

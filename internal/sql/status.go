@@ -21,11 +21,19 @@ type Status struct {
 	SourceTime    *time.Time       `json:"source_time"`
 	AppliedAt     *time.Time       `json:"applied_at"`
 	LagSeconds    float64          `json:"lag_seconds"`
+	LagBytes      int64            `json:"lag_bytes"`             // of WAL, behind the last transaction that is whole in the flags
+	Transaction   *Piece           `json:"transaction,omitempty"` // a big one, of which the flags hold a part
 	RetainedBytes int64            `json:"retained_wal_bytes"`
 	Subjects      int64            `json:"subjects"`
 	Features      []FeatureStatus  `json:"features"`
 	Emails        map[string]int64 `json:"emails"` // by status
 	Events        map[string]int64 `json:"events"` // by kind, of the last 30 days
+}
+
+// Piece says how much of a transaction is in the flags.
+type Piece struct {
+	Xid  uint32 `json:"xid"`
+	Rows int64  `json:"rows"`
 }
 
 // FeatureStatus counts one feature's rows.
@@ -34,6 +42,7 @@ type FeatureStatus struct {
 	Subjects    int64  `json:"subjects"`
 	Blocked     int64  `json:"blocked"`
 	Enforcement string `json:"enforcement"`
+	Counted     bool   `json:"counted"` // false: its loop is new, and its data still to be counted
 }
 
 // RequireInstalled fails where there is nothing to look at yet.
@@ -56,15 +65,19 @@ func ReadStatus(ctx context.Context, conn *pgx.Conn, schema string) (Status, err
 	}
 	var position string
 	var lag time.Duration
+	var piece Piece
 	batch := &pgx.Batch{}
-	batch.Queue(`SELECT c.position, c.source_time, c.applied_at, (tiergate.freshness()).lag, (SELECT count(*) FROM tiergate.subject WHERE NOT deleted)
-		FROM tiergate.checkpoint c`).QueryRow(func(r pgx.Row) error {
-		return r.Scan(&position, &st.SourceTime, &st.AppliedAt, &lag, &st.Subjects)
+	batch.Queue(`SELECT c.position, c.source_time, c.applied_at, (tiergate.freshness()).lag, (SELECT count(*) FROM tiergate.subject WHERE NOT deleted),
+			coalesce(greatest(0, pg_wal_lsn_diff(pg_current_wal_flush_lsn(), (p.at ->> 'end')::pg_lsn)), 0)::bigint,
+			coalesce(p.at ->> 'xid', '0')::bigint, coalesce(p.at ->> 'rows', '0')::bigint
+		FROM tiergate.checkpoint c CROSS JOIN LATERAL (SELECT nullif(c.position, '')::jsonb AS at) p`).QueryRow(func(r pgx.Row) error {
+		return r.Scan(&position, &st.SourceTime, &st.AppliedAt, &lag, &st.Subjects, &st.LagBytes, &piece.Xid, &piece.Rows)
 	})
 	batch.Queue(`SELECT `+leaseHeld+`, coalesce((SELECT holder FROM tiergate.lease), '')`, uint32(lockClass), uint32(lockLease)).
 		QueryRow(func(r pgx.Row) error { return r.Scan(&st.Running, &st.Holder) })
 	batch.Queue(`SELECT p.feature, count(fa.subject_id) FILTER (WHERE fa.subject_id <> '*'),
-			count(*) FILTER (WHERE NOT fa.allowed AND fa.subject_id <> '*'), p.enforcement
+			count(*) FILTER (WHERE NOT fa.allowed AND fa.subject_id <> '*'), p.enforcement,
+			coalesce((SELECT value::jsonb -> 'loops' ? p.feature FROM tiergate.meta WHERE key = 'counted'), false)
 		FROM (SELECT DISTINCT feature, enforcement FROM tiergate.plan) p LEFT JOIN ` + ident(schema, "feature_access") + ` fa USING (feature)
 		GROUP BY p.feature, p.enforcement ORDER BY 1`).Query(func(rows pgx.Rows) (err error) {
 		st.Features, err = pgx.CollectRows(rows, pgx.RowToStructByPos[FeatureStatus])
@@ -86,6 +99,9 @@ func ReadStatus(ctx context.Context, conn *pgx.Conn, schema string) (Status, err
 	}
 	slot, err := Replication(ctx, conn)
 	st.LagSeconds, st.RetainedBytes = lag.Seconds(), slot.RetainedBytes
+	if piece.Xid != 0 {
+		st.Transaction = &piece
+	}
 	switch {
 	case position != "":
 		st.Mode = "streaming"
