@@ -5,10 +5,11 @@ package cdc
 const (
 	// maxPending bounds what gathers while a batch commits, in row messages.
 	maxPending = 50_000
-	// farBytes of WAL behind, or more, a stream catches up in chunks: a chunk is worth its cost then.
+	// farBytes of WAL behind, or more, a stream catches up in chunks.
 	farBytes = 16 << 20
-	// chunkBytes of WAL are asked for at a time.
+	// chunkBytes of WAL are asked for at a time: decoding them takes about as long as applying two full
+	// buffers, and goes on meanwhile.
 	chunkBytes = 64 << 20
-	// spanBytes of WAL are decoded by one call at most.
-	spanBytes = 1 << 30
+	// spanBytes of WAL are decoded by one call at most, and bound what it puts into temporary files.
+	spanBytes = 512 << 20
 )

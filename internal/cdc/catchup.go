@@ -15,7 +15,7 @@ import (
 const fetchRows = 10_000
 
 // far says whether the stream begins so far behind that it catches up in chunks. Inside a transaction it
-// does not: a position to go on from is known only to whole ones.
+// does not: that one is large, and a chunk would hold all of it.
 func (s *stream) far() bool { return s.whole && s.at.End+farBytes <= s.backlog }
 
 // catchUp reads the backlog in chunks, through the SQL functions of logical decoding, and lets the server

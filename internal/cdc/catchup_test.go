@@ -2,6 +2,7 @@ package cdc
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -113,7 +114,7 @@ func TestCatchUpIsStreaming(t *testing.T) {
 				for _, c := range b.Changes {
 					got = append(got, changeText(c))
 				}
-				if len(places) < 20 {
+				if len(places) < 8 {
 					places, done = append(places, b.Position), append(done, len(got))
 				}
 				if acks {
@@ -259,6 +260,22 @@ func TestChunkRefused(t *testing.T) {
 	stream.Close()
 	if !strings.Contains(log.String(), "was refused") || !strings.Contains(log.String(), "53400") {
 		t.Error(log.String())
+	}
+}
+
+// TestBrokenOffInTheMiddle begins to stream after a chunk that was broken off in a transaction which had been
+// taken before: the next one must not be passed over with it.
+func TestBrokenOffInTheMiddle(t *testing.T) {
+	const end = 100
+	g := newGatherer(position{End: end}, end, Config{})
+	row := rowMessage{op: loops.Insert, table: &table{}}
+	for _, m := range []beginMessage{{final: end - 1}, {final: end + 1, xid: 7}} {
+		if err := errors.Join(g.begin(m), g.row(row, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if g.at.Xid != 7 || g.at.Rows != 1 || g.whole {
+		t.Errorf("at %+v", g.at)
 	}
 }
 

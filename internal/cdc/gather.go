@@ -211,7 +211,7 @@ func (g *gatherer) take(data []byte) error {
 // while its rows that are done pass by, the position stays.
 func (g *gatherer) begin(m beginMessage) error {
 	from := g.resume
-	g.resume, g.committed = position{}, m.committed
+	g.resume, g.committed, g.skip = position{}, m.committed, 0 // a broken-off chunk may have left some to skip
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
