@@ -207,7 +207,7 @@ func BenchmarkDrain(b *testing.B) {
 	x.start(conn)() // installs, counts, and leaves a slot behind
 	x.exec(conn, `SET synchronous_commit = off`)
 	used := 0
-	for _, c := range []struct{ rows, perCommit int }{{2_000_000, 1000}, {200_000, 1}} {
+	for _, c := range []struct{ rows, perCommit int }{{200_000, 1}, {2_000_000, 1000}} {
 		used += c.rows
 		b.Run(fmt.Sprintf("%d_rows_by_%d", c.rows, c.perCommit), func(b *testing.B) {
 			x := &bench{b, x.server, x.url, x.dir, x.binary}
