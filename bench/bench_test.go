@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -93,36 +92,52 @@ func (x *bench) text(conn *pgx.Conn, query string) (s string) {
 	return s
 }
 
-// start runs the sidecar and returns how to stop it, once it follows the stream.
-func (x *bench) start(conn *pgx.Conn) (stop func() (peakMB float64)) {
+// process is a sidecar that runs as a child.
+type process struct {
+	cmd *exec.Cmd
+	log *bytes.Buffer
+}
+
+// run starts the sidecar.
+func (x *bench) run() *process {
 	x.Helper()
-	var log bytes.Buffer
-	c := exec.Command(x.binary, "run", "-C", x.dir)
-	c.Env = append(os.Environ(), "DATABASE_URL="+x.url, "TIERGATE_ADMIN_LISTEN=127.0.0.1:0")
-	c.Stderr = &log
-	if err := c.Start(); err != nil {
+	p := &process{cmd: exec.Command(x.binary, "run", "-C", x.dir), log: &bytes.Buffer{}}
+	p.cmd.Env = append(os.Environ(), "DATABASE_URL="+x.url, "TIERGATE_ADMIN_LISTEN=127.0.0.1:0")
+	p.cmd.Stderr = p.log
+	if err := p.cmd.Start(); err != nil {
 		x.Fatal(err)
 	}
-	deadline := time.Now().Add(time.Minute)
+	x.Cleanup(func() { p.cmd.Process.Kill() })
+	return p
+}
+
+// stop ends the sidecar with a signal, and returns the most memory that it held.
+func (p *process) stop(with os.Signal) float64 {
+	p.cmd.Process.Signal(with)
+	p.cmd.Wait()
+	return peakMB(p.cmd.ProcessState)
+}
+
+// start runs the sidecar until it follows the stream.
+func (x *bench) start(conn *pgx.Conn) *process {
+	x.Helper()
+	p := x.run()
+	deadline := time.Now().Add(20 * time.Minute)
 	for x.text(conn, `SELECT count(*)::text FROM pg_replication_slots WHERE slot_name = 'tiergate_app' AND active
 		AND EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming' OR state = 'catchup')`) == "0" {
 		if time.Now().After(deadline) {
-			x.Fatalf("the sidecar does not follow:\n%s", log.String())
+			x.Fatalf("the sidecar does not follow:\n%s", p.log.String())
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return sync.OnceValue(func() float64 {
-		c.Process.Signal(os.Interrupt)
-		c.Wait()
-		return peakMB(c.ProcessState)
-	})
+	return p
 }
 
 // BenchmarkLatency prints the time from a commit's return to the flag it shuts, under steady traffic.
 func BenchmarkLatency(b *testing.B) {
 	x := newBench(b)
 	conn := x.connect()
-	defer x.start(conn)()
+	defer x.start(conn).stop(os.Interrupt)
 	for _, rate := range []int{100, 1000} {
 		b.Run(fmt.Sprintf("%d_rows_per_second", rate), func(b *testing.B) {
 			took := x.probe(conn, rate, 500)
@@ -191,32 +206,46 @@ func (x *bench) traffic(rate int, stop <-chan struct{}) (rows int) {
 	}
 }
 
-// BenchmarkDrain prints how fast two million rows drain: through the sidecar into flags, and through
+// BenchmarkDrain prints how fast a backlog drains: through the sidecar into flags, and through
 // pg_recvlogical, from a copy of the same slot, into nothing.
 func BenchmarkDrain(b *testing.B) {
 	x := newBench(b)
 	conn := x.connect()
-	x.start(conn)() // installs, counts, and leaves a slot behind
-	const rows, perCommit, users = 2_000_000, 1000, 10_000
-	for range rows / perCommit {
-		x.exec(conn, `INSERT INTO usage (user_id, endpoint, method) SELECT 'user-' || (random() * $2)::int, '/api/bulk', 'POST' FROM generate_series(1, $1)`, perCommit, users)
+	x.start(conn).stop(os.Interrupt) // installs, counts, and leaves a slot behind
+	x.exec(conn, `SET synchronous_commit = off`)
+	used := 0
+	for _, c := range []struct{ rows, perCommit int }{{200_000, 1}, {2_000_000, 1000}} {
+		used += c.rows
+		b.Run(fmt.Sprintf("%d_rows_by_%d", c.rows, c.perCommit), func(b *testing.B) {
+			x := &bench{b, x.server, x.url, x.dir, x.binary}
+			x.exec(conn, fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..%d LOOP
+				INSERT INTO usage (user_id, endpoint, method) SELECT 'user-' || (random() * 10000)::int, '/api/bulk', 'POST' FROM generate_series(1, %d);
+				COMMIT; END LOOP; END $$`, c.rows/c.perCommit, c.perCommit))
+			x.drain(conn, c.rows, used)
+		})
 	}
-	end := x.text(conn, `SELECT pg_current_wal_flush_lsn()::text`)
-	x.text(conn, `SELECT slot_name::text FROM pg_copy_logical_replication_slot('tiergate_app', 'peer')`)
+	b.Log(machine(x, conn))
+}
 
+// drain measures rows, which are the last of used ones, on their way into flags.
+func (x *bench) drain(conn *pgx.Conn, rows, used int) {
+	x.Helper()
+	end := x.text(conn, `SELECT pg_current_wal_insert_lsn()::text`)
+	x.text(conn, `SELECT slot_name::text FROM pg_copy_logical_replication_slot('tiergate_app', 'peer')`)
 	peer := x.drainPeer(end)
+	x.exec(conn, `SELECT pg_drop_replication_slot('peer')`)
+
 	begun := time.Now()
-	stop := x.start(conn)
-	for x.text(conn, `SELECT coalesce(sum(used), 0)::text FROM feature_access WHERE feature = 'bulk'`) != fmt.Sprint(rows) {
+	p := x.run()
+	for x.text(conn, `SELECT coalesce(sum(used), 0)::text FROM feature_access WHERE feature = 'bulk'`) != fmt.Sprint(used) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	ours := time.Since(begun)
-	b.ReportMetric(stop(), "peak-MB")
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(rows/ours.Seconds(), "rows/s")
-	b.ReportMetric(rows/peer.Seconds(), "pg_recvlogical-rows/s")
-	b.ReportMetric(peer.Seconds()/ours.Seconds(), "ratio")
-	b.Log(machine(x, conn))
+	x.ReportMetric(p.stop(os.Interrupt), "peak-MB")
+	x.ReportMetric(0, "ns/op")
+	x.ReportMetric(float64(rows)/ours.Seconds(), "rows/s")
+	x.ReportMetric(float64(rows)/peer.Seconds(), "pg_recvlogical-rows/s")
+	x.ReportMetric(peer.Seconds()/ours.Seconds(), "ratio")
 }
 
 func (x *bench) drainPeer(end string) time.Duration {

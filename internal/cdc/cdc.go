@@ -5,7 +5,8 @@
 // where the stream no longer joins one, that is a loops.Gap and never a silent loss.
 //
 // PostgreSQL: logical replication through a slot of our own, pgoutput protocol 1. Streaming of
-// transactions in progress stays off: a rolled-back part must never be seen.
+// transactions in progress stays off: a rolled-back part must never be seen. A large backlog comes in
+// chunks, through the SQL functions of logical decoding; both ways feed one gatherer.
 package cdc
 
 import (

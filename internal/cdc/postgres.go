@@ -40,11 +40,12 @@ func (p *Postgres) Resume(ctx context.Context, at loops.Position) (loops.Stream,
 		p.config.Log.Warn("the change stream does not join", "error", err)
 		return nil, err
 	}
-	if err := p.start(ctx, conn, from); err != nil {
+	s := newStream(conn, from, system.XLogPos, p.config)
+	if err := s.open(ctx); err != nil {
 		closeConn(conn)
 		return nil, err
 	}
-	return newStream(conn, from, system.XLogPos, 0, p.config), nil
+	return s, nil
 }
 
 // joins reports a Gap where the slot does not continue exactly at the position.
@@ -161,21 +162,14 @@ func (p *Postgres) replay(ctx context.Context, conn *pgconn.PgConn, from, until 
 	if end.End < start.End {
 		return nil, nil
 	}
-	if err := p.start(ctx, conn, start); err != nil {
+	config := p.config
+	config.Slot = start.Slot
+	s := newStream(conn, start, math.MaxUint64, config)
+	s.until = end.End
+	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	return newStream(conn, start, math.MaxUint64, end.End, p.config), nil
-}
-
-// start begins to stream from a position on.
-func (p *Postgres) start(ctx context.Context, conn *pgconn.PgConn, from position) error {
-	err := pglogrepl.StartReplication(ctx, conn, from.Slot, from.End, pglogrepl.StartReplicationOptions{
-		PluginArgs: []string{"proto_version '1'", fmt.Sprintf("publication_names '%s'", strings.Join(p.config.Publications, ","))},
-	})
-	if err != nil {
-		return explain("start the change stream", err)
-	}
-	return nil
+	return s, nil
 }
 
 // Probe opens a replication connection and closes it again: pg_hba.conf, a pooler or a missing right may
@@ -196,7 +190,8 @@ func (p *Postgres) connect(ctx context.Context) (*pgconn.PgConn, pglogrepl.Ident
 	config.ConnectTimeout = 10 * time.Second
 	for name, value := range map[string]string{
 		"replication": "database", "application_name": p.config.Name, "datestyle": "ISO", "timezone": "UTC",
-		"wal_sender_timeout": "60s", "search_path": "pg_catalog",
+		"wal_sender_timeout": "60s", "search_path": "pg_catalog", "statement_timeout": "0",
+		"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3",
 		"idle_in_transaction_session_timeout": "0", // an exported snapshot lasts as long as the count
 	} {
 		config.RuntimeParams[name] = value
@@ -213,10 +208,15 @@ func (p *Postgres) connect(ctx context.Context) (*pgconn.PgConn, pglogrepl.Ident
 	return conn, system, nil
 }
 
+// closeConn ends a connection. One that was broken off in a query asks the server to give that up.
 func closeConn(conn *pgconn.PgConn) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	conn.Close(ctx)
+	select {
+	case <-conn.CleanupDone():
+	case <-ctx.Done():
+	}
 }
 
 // wayOut says what can be done about an error of a replication connection, by SQLSTATE.
@@ -245,6 +245,10 @@ func wayOut(code string) (kind loops.Kind, hint string) {
 
 // explain turns an error of the replication connection into a fault with a way out.
 func explain(step string, err error) error {
+	var fault *loops.Fault
+	if errors.As(err, &fault) {
+		return err
+	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
 		return &loops.Fault{Step: step, Err: err, Kind: loops.Transient}

@@ -174,6 +174,12 @@ func (a *app) open(at loops.Position) loops.Stream {
 	return stream
 }
 
+// cut ends the stream's connection on the server.
+func (a *app) cut() {
+	a.t.Helper()
+	a.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'test stream'`)
+}
+
 // read returns the next n changes, as text, and the position after them.
 func read(t *testing.T, stream loops.Stream, n int) (texts []string, at loops.Position) {
 	t.Helper()
@@ -182,7 +188,7 @@ func read(t *testing.T, stream loops.Stream, n int) (texts []string, at loops.Po
 	for len(texts) < n {
 		b, err := stream.Next(ctx, time.Now().Add(time.Minute))
 		if err != nil {
-			t.Fatalf("after %q: %v", texts, err)
+			t.Fatalf("after %d changes, the last %q: %v", len(texts), texts[max(0, len(texts)-3):], err)
 		}
 		for _, c := range b.Changes {
 			texts = append(texts, changeText(c))

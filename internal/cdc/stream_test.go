@@ -197,7 +197,7 @@ func TestIdlePosition(t *testing.T) {
 		"a little, for a minute": {idleLittle + 1, idleEvery + time.Second, true},
 		"much":                   {idleBytes + 1, 0, true},
 	} {
-		s := &stream{space: make(chan struct{}, 1), whole: true, at: position{End: start}, idle: start + c.moved, idleSeen: time.Now().Add(-c.quiet)}
+		s := &gatherer{space: make(chan struct{}, 1), whole: true, at: position{End: start}, idle: start + c.moved, idleSeen: time.Now().Add(-c.quiet)}
 		b, ok, err := s.takePending(true)
 		if err != nil || !ok {
 			t.Fatal(err)
@@ -206,11 +206,11 @@ func TestIdlePosition(t *testing.T) {
 		if err != nil || (p.End > start) != c.want {
 			t.Errorf("%s: the position went from %s to %s, %v", name, start, p.End, err)
 		}
-		s = &stream{space: s.space, whole: false, at: position{End: start, Final: start + 9}, idle: start + 1<<40}
+		s = &gatherer{space: s.space, whole: false, at: position{End: start, Final: start + 9}, idle: start + 1<<40}
 		if b, _, _ := s.takePending(true); b.Position != s.at.encode() || s.at.End != start {
 			t.Errorf("%s: moved while a transaction was open", name)
 		}
-		s = &stream{space: s.space, whole: true, at: position{End: start}, idle: start - 1<<20}
+		s = &gatherer{space: s.space, whole: true, at: position{End: start}, idle: start - 1<<20}
 		if b, _, _ := s.takePending(true); b.Position != s.at.encode() || s.at.End != start {
 			t.Errorf("%s: moved back", name)
 		}
@@ -335,7 +335,7 @@ func TestCloseNeverHangs(t *testing.T) {
 	closes(full)
 
 	cut := a.open(at)
-	a.exec(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '` + a.slot + `'`)
+	a.cut()
 	await(t, "the error", func() bool {
 		_, err := cut.Next(t.Context(), time.Now())
 		return err != nil && loops.KindOf(err) == loops.Transient
