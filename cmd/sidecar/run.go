@@ -265,7 +265,7 @@ func (s *sidecar) serve(ctx context.Context, settings config.Settings) (stop fun
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the session
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
