@@ -134,6 +134,9 @@ func (d *Decider) match(u *Use) []int {
 func (d *Decider) count(s *State, sub *Subject, i int, quantity int64, at time.Time) {
 	l := &d.plan.Loops[i]
 	a := d.access(s, sub, i)
+	if a.Limit != l.Limit(a.Tier) {
+		d.limit(s, sub, i, at) // a plan that changed has not come to this row yet
+	}
 	if at.Before(a.PeriodStart) || at.Before(a.ClosedAt) {
 		s.Late++
 		return

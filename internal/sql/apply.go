@@ -11,10 +11,6 @@ import (
 	"github.com/tiergate/tiergate/internal/loops"
 )
 
-// chunk is how many subjects one transaction touches where we choose: small enough not to hold
-// anybody up.
-const chunk = 5000
-
 // idleWake is how long a quiet flow sleeps: the test clock must be looked at more often.
 const (
 	idleWake  = time.Minute
@@ -38,6 +34,8 @@ type Store struct {
 	conn         *pgx.Conn
 	seq          int64
 	at           loops.Position // as stored
+	stale        bool           // rows are still to be brought in line with the plan
+	refreshed    string         // the last subject whose rows are
 	elsewhere    []bool         // loops that are not counted yet; nil: all are
 	whole        bool           // every subject has its rows, as far as this connection knows
 	sparse       bool
@@ -115,8 +113,13 @@ func (s *Store) Resume(ctx context.Context, d *loops.Decider) (at loops.Position
 	if err != nil || at == "" || have.Tables != s.countedNow().Tables {
 		return "", false, err
 	}
-	if err := s.refreshIfChanged(ctx, d); err != nil {
+	if err := s.beginRefresh(ctx); err != nil {
 		return "", false, err
+	}
+	if s.stale {
+		if err := s.refreshPage(ctx, d); err != nil { // more of them between the stream's batches
+			return "", false, err
+		}
 	}
 	missing, err = s.exclude(ctx, have)
 	return at, missing, err
@@ -145,10 +148,15 @@ func deposed() error {
 // Apply decides a batch on the stored state and commits the outcome together with the position.
 func (s *Store) Apply(ctx context.Context, b loops.Batch, d *loops.Decider) (loops.Applied, error) {
 	applied, err := s.transact(ctx, needsOf(b.Changes), b, false, d.Decide)
-	if err == nil {
-		s.gauges.Following()
+	if err != nil {
+		return applied, err
 	}
-	return applied, err
+	s.gauges.Following()
+	if s.stale {
+		applied.Wake = time.Now()
+		return applied, s.refreshPage(ctx, d)
+	}
+	return applied, nil
 }
 
 // count applies changes that were read from the tables and not from the stream.

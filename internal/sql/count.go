@@ -73,8 +73,13 @@ func (s *Store) closeDue(ctx context.Context, d *loops.Decider) error {
 // finish brings every row in line with the plan, answers events that have no email row, and stores
 // the position together with the plan it was counted under.
 func (s *Store) finish(ctx context.Context, reader *pgx.Conn, d *loops.Decider, at loops.Position) error {
-	if err := s.refreshIfChanged(ctx, d); err != nil {
+	if err := s.beginRefresh(ctx); err != nil {
 		return err
+	}
+	for s.stale {
+		if err := s.refreshPage(ctx, d); err != nil {
+			return err
+		}
 	}
 	if err := s.complete(ctx, reader, d); err != nil {
 		return err
@@ -136,7 +141,7 @@ func (s *Store) Tally(ctx context.Context, view loops.Snapshot) (loops.Tallies, 
 	if err != nil {
 		return nil, err
 	}
-	r.silent = true
+	r.silent, r.size = true, piece
 	return r, nil
 }
 

@@ -20,6 +20,7 @@ type reading struct {
 	now      time.Time // newer than the snapshot: what closed in between is over for both
 	parts    []part    // not written yet, in order
 	subjects int
+	size     int // rows that one transaction writes
 	silent   bool
 }
 
@@ -36,7 +37,7 @@ func (s *Store) read(ctx context.Context, view loops.Snapshot, ask func(*reading
 	if err != nil {
 		return nil, err
 	}
-	r := &reading{store: s, conn: conn}
+	r := &reading{store: s, conn: conn, size: chunk}
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -94,7 +95,7 @@ func (r *reading) Enter(ctx context.Context, d *loops.Decider) (done bool, err e
 		return true, nil
 	}
 	p := r.parts[0]
-	rows, err := r.conn.Query(ctx, fmt.Sprintf("FETCH %d FROM %s", chunk, p.cursor))
+	rows, err := r.conn.Query(ctx, fmt.Sprintf("FETCH %d FROM %s", r.size, p.cursor))
 	if err != nil {
 		return false, explain(p.about, err)
 	}
@@ -103,7 +104,7 @@ func (r *reading) Enter(ctx context.Context, d *loops.Decider) (done bool, err e
 	if err != nil {
 		return false, explain(p.about, err)
 	}
-	if n < chunk {
+	if n < r.size {
 		r.parts = r.parts[1:]
 	}
 	return len(r.parts) == 0, nil

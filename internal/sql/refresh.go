@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -9,32 +10,46 @@ import (
 	"github.com/tiergate/tiergate/internal/loops"
 )
 
-// refreshIfChanged brings the stored rows in line with a plan that differs from the one they were made
-// under: tiers, limits and messages follow, features that are gone lose their rows.
-func (s *Store) refreshIfChanged(ctx context.Context, d *loops.Decider) error {
-	want := digest(s.plan.Loops, s.plan.Tiers, s.plan.Grace)
+// beginRefresh stores a plan that differs from the one the rows were made under, and removes the rows of
+// features that are gone. The rows that stay are brought in line page by page.
+func (s *Store) beginRefresh(ctx context.Context) error {
 	have, err := s.meta(ctx, "plan")
-	if err != nil || have == want {
+	s.stale = err == nil && have != s.planNow()
+	if !s.stale {
 		return err
 	}
-	if err := s.writePlan(ctx); err != nil {
+	s.refreshed = ""
+	if err := s.removeFeatures(ctx); err != nil {
 		return err
 	}
-	if err := s.refresh(ctx, s.conn, d, `NOT deleted`); err != nil {
+	return s.writePlan(ctx)
+}
+
+func (s *Store) planNow() string { return digest(s.plan.Loops, s.plan.Tiers, s.plan.Grace) }
+
+// refreshPage brings the next rows in line with the plan: tiers, limits and messages follow.
+func (s *Store) refreshPage(ctx context.Context, d *loops.Decider) (err error) {
+	last, err := s.refresh(ctx, s.conn, d, `NOT deleted`, s.refreshed)
+	if err != nil {
 		return err
 	}
-	return s.setMeta(ctx, "plan", want)
+	if s.stale, s.refreshed = last != "", last; s.stale {
+		return nil
+	}
+	return s.setMeta(ctx, "plan", s.planNow())
 }
 
 // complete gives rows to the subjects that a count found without them. It looks at all of them, so it
 // reads through a session that may take its time, and only after something was found.
 func (s *Store) complete(ctx context.Context, reader *pgx.Conn, d *loops.Decider) error {
-	if s.whole {
-		return nil
+	for last := ""; !s.whole; {
+		var err error
+		if last, err = s.refresh(ctx, reader, d, s.lacking(), last); err != nil {
+			return err
+		}
+		s.whole = last == ""
 	}
-	err := s.refresh(ctx, reader, d, s.lacking())
-	s.whole = err == nil
-	return err
+	return nil
 }
 
 // lacking is the condition that a subject s should have more rows than it has.
@@ -43,29 +58,52 @@ func (s *Store) lacking() string {
 		loops.DefaultTier, s.sparse, s.access, len(s.plan.Loops))
 }
 
-// refresh lets the decider look at every subject that a condition names, in paced transactions.
-func (s *Store) refresh(ctx context.Context, reader *pgx.Conn, d *loops.Decider, which string) error {
-	for last := ""; ; {
-		rows, err := reader.Query(ctx, `SELECT subject_id FROM tiergate.subject s WHERE subject_id > $1 AND `+which+` ORDER BY 1 LIMIT $2`, last, chunk)
-		if err != nil {
-			return explain("bring rows in line with the plan", err)
-		}
-		ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil || len(ids) == 0 {
-			return explain("bring rows in line with the plan", err)
-		}
-		n := needsOf(nil)
-		for _, id := range ids {
-			n.subjects[id] = struct{}{}
-		}
-		_, err = s.transact(ctx, n, loops.Batch{Position: s.at}, true, func(st *loops.State, _ loops.Batch) error {
-			d.Refresh(st)
+// refresh lets the decider look at the next subjects that a condition names, and returns the last of them;
+// empty: there are no more.
+func (s *Store) refresh(ctx context.Context, reader *pgx.Conn, d *loops.Decider, which, after string) (last string, err error) {
+	rows, err := reader.Query(ctx, `SELECT subject_id FROM tiergate.subject s WHERE subject_id > $1 AND `+which+` ORDER BY 1 LIMIT $2`, after, piece)
+	if err != nil {
+		return "", explain("bring rows in line with the plan", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(ids) == 0 {
+		return "", explain("bring rows in line with the plan", err)
+	}
+	n := needsOf(nil)
+	for _, id := range ids {
+		n.subjects[id] = struct{}{}
+	}
+	_, err = s.transact(ctx, n, loops.Batch{Position: s.at}, true, func(st *loops.State, _ loops.Batch) error {
+		d.Refresh(st)
+		return nil
+	})
+	if len(ids) < piece {
+		return "", err
+	}
+	return ids[len(ids)-1], err
+}
+
+// removeFeatures takes the rows of features that left the plan, page by page. Where rows of theirs are made
+// again, they begin behind every episode that was ever answered.
+func (s *Store) removeFeatures(ctx context.Context) error {
+	var gone bool
+	err := s.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tiergate.plan WHERE feature <> ALL($1))`, s.features).Scan(&gone)
+	if err != nil || !gone {
+		return explain("look at the plan", err)
+	}
+	if _, err := s.conn.Exec(ctx, newEpisodes); err != nil {
+		return explain("remove a feature", err)
+	}
+	for last := [2]string{}; ; {
+		err := s.conn.QueryRow(ctx, `WITH page AS (SELECT subject_id, feature FROM `+s.access+` WHERE (subject_id, feature) > ($1, $2) ORDER BY 1, 2 LIMIT $3),
+				gone AS (DELETE FROM `+s.access+` fa USING page p WHERE fa.subject_id = p.subject_id AND fa.feature = p.feature AND fa.feature <> ALL($4))
+			SELECT subject_id, feature FROM page ORDER BY 1 DESC, 2 DESC LIMIT 1`, last[0], last[1], chunk, s.features).Scan(&last[0], &last[1])
+		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
-		})
-		if err != nil {
-			return err
 		}
-		last = ids[len(ids)-1]
+		if err != nil {
+			return explain("remove a feature", err)
+		}
 	}
 }
 
@@ -95,9 +133,6 @@ func (s *Store) writePlan(ctx context.Context) error {
 				remaining = EXCLUDED.remaining, reason = EXCLUDED.reason, message = EXCLUDED.message, updated_at = EXCLUDED.updated_at`,
 			loops.AnySubject, l.Feature, allowed, loops.DefaultTier, nullLimit(limit), nullText(reason), nullText(message))
 	}
-	batch.Queue(`WITH gone AS (DELETE FROM `+s.access+` WHERE feature <> ALL($1) RETURNING 1)
-		INSERT INTO tiergate.meta (key, value) SELECT 'first_episode', extract(epoch FROM now())::bigint::text FROM gone LIMIT 1
-		ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value`, s.features)
 	tx, err := s.conn.Begin(ctx)
 	if err != nil {
 		return explain("store the plan", err)
