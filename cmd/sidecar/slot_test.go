@@ -204,3 +204,28 @@ func TestMigrationsUnderARunningSidecar(t *testing.T) {
 		})
 	}
 }
+
+// TestRetainedWAL lets a transaction of the application stand open while much is written, so that the server has
+// to keep it for the slot: past the bound the slot is given up, and usage is counted again once that is possible.
+func TestRetainedWAL(t *testing.T) {
+	a := newApp(t)
+	a.set("TIERGATE_MAX_RETAINED_WAL", "4MB")
+	p := a.start("run")
+	a.use(1)
+	open := a.connect(a.url)
+	for _, statement := range []string{"BEGIN", "CREATE TABLE never (id int)"} {
+		if _, err := open.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.exec("CREATE TABLE filler (text text); INSERT INTO filler SELECT repeat(md5(i::text), 8) FROM generate_series(1, 40000) i; CHECKPOINT")
+	await(t, "the slot to be given up", func() bool { return strings.Contains(p.log.String(), "the slot is given up") })
+	a.use(1)
+	if _, err := open.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "both uses to be counted", func() bool {
+		return a.text(`SELECT coalesce((SELECT concat_ws(' ', used, allowed) FROM feature_access WHERE subject_id = $1 AND feature = 'features'), '')`, ann) == "2 f"
+	})
+	p.stop()
+}

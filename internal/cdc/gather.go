@@ -282,7 +282,7 @@ func (g *gatherer) row(m rowMessage, size int) error {
 }
 
 func (g *gatherer) truncated(m truncateMessage) error {
-	if len(m.tables) == 0 {
+	if len(m.tables) == 0 || g.skip > 0 {
 		return nil
 	}
 	return gap("table %s was truncated", m.tables[0].views[0].watch.Table)
