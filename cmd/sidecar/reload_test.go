@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"strings"
 	"syscall"
 	"testing"
@@ -60,5 +61,55 @@ func TestWaitsForTheTable(t *testing.T) {
 	await(t, "the flag to close", func() bool {
 		return a.text(`SELECT count(*)::text FROM feature_access WHERE subject_id = $1 AND NOT allowed`, ann) == "1"
 	})
+	p.stop()
+}
+
+// TestNewLoopUnderLoad adds a loop while the application goes on without a pause: not one use is lost or
+// counted twice at the seam, in the new loop or in the old one.
+func TestNewLoopUnderLoad(t *testing.T) {
+	a := newApp(t)
+	insert := `INSERT INTO usage (user_id, endpoint, method) SELECT ('00000000-0000-0000-0000-' || lpad((i % 50)::text, 12, '0'))::uuid,
+		CASE WHEN i % 3 = 0 THEN '/api/exports' ELSE '/api/features/1' END, 'POST' FROM generate_series(1, $1::int) i`
+	if _, err := a.db.Exec(t.Context(), insert, 20000); err != nil {
+		t.Fatal(err)
+	}
+	p := a.start("run")
+	stop, stopped := make(chan struct{}), make(chan error)
+	conn := a.connect(a.url)
+	go func() {
+		for n := 1; ; n++ {
+			select {
+			case <-stop:
+				stopped <- nil
+				return
+			default:
+			}
+			if _, err := conn.Exec(context.Background(), insert, 1+n%7); err != nil {
+				stopped <- err
+				return
+			}
+		}
+	}()
+	a.write("skene.config.ts", strings.ReplaceAll(appConfig, "  steps: [{", `  steps: [{
+    trigger: { type: 'api', endpoint: '/api/exports', method: 'POST' },
+    condition: { type: 'usage', limit: { free: 1000000, paid: Infinity } },
+    action: { type: 'block', message: "That's it" },
+  }, {`))
+	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the new loop to follow", func() bool { return strings.Contains(p.log.String(), "new loops are counted and follow the stream") })
+	close(stop)
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+	const agree = `SELECT (count(*) = 0)::text FROM (SELECT user_id::text AS id, f, count(*) AS n FROM usage
+			CROSS JOIN LATERAL (SELECT CASE WHEN endpoint = '/api/exports' THEN 'exports' ELSE 'features' END AS f) e GROUP BY 1, 2) u
+		FULL JOIN (SELECT * FROM feature_access WHERE subject_id <> '*' AND used > 0) fa ON fa.subject_id = u.id AND fa.feature = u.f
+		WHERE fa.used IS DISTINCT FROM u.n`
+	await(t, "every flag to agree with the data", func() bool { return a.text(agree) == "true" })
+	if out := a.must("verify"); !strings.Contains(out, "clean") || strings.Contains(out, "purged") {
+		t.Errorf("verify says\n%s", out)
+	}
 	p.stop()
 }

@@ -79,7 +79,7 @@ func (s *sidecar) run(ctx context.Context) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+	for pause := firstPause; ; pause = min(2*pause, time.Minute) {
 		begun := time.Now()
 		err := s.untilReload(ctx, hangup)
 		if ctx.Err() != nil {
@@ -87,7 +87,7 @@ func (s *sidecar) run(ctx context.Context) error {
 		}
 		if errors.Is(err, errReload) {
 			s.log.Info("the configuration is read again")
-			pause = time.Second / 2
+			pause = firstPause / 2
 			continue
 		}
 		if err == nil || !s.begun || (loops.KindOf(err) == loops.Permanent && !s.followed.Load()) {
@@ -95,7 +95,7 @@ func (s *sidecar) run(ctx context.Context) error {
 		}
 		s.notReady(err.Error())
 		if time.Since(begun) > time.Minute {
-			pause = time.Second
+			pause = firstPause
 		}
 		s.log.Warn("beginning again", "in", pause.String(), "error", err)
 		select {
@@ -105,6 +105,9 @@ func (s *sidecar) run(ctx context.Context) error {
 		}
 	}
 }
+
+// firstPause is how long flags stand after a migration, before the tables are looked at again.
+const firstPause = 250 * time.Millisecond
 
 // session builds every part in order, under a lease, and runs them until one fails.
 func (s *sidecar) session(ctx context.Context) error {
