@@ -1,6 +1,7 @@
 package cdc
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -90,5 +91,27 @@ func TestBesideNothing(t *testing.T) {
 	defer replay.Close()
 	if b, err := replay.Next(t.Context(), time.Now().Add(time.Minute)); !errors.Is(err, io.EOF) {
 		t.Errorf("%d changes, %v", len(b.Changes), err)
+	}
+}
+
+// TestReleasedView holds that a view keeps nothing from vacuum once everything was read.
+func TestReleasedView(t *testing.T) {
+	a := newApp(t)
+	for name, export := range map[string]func(context.Context) (loops.Snapshot, error){"beside": a.source().Beside, "new": a.source().Snapshot} {
+		view, err := export(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		held := func() string {
+			return a.text(`SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND application_name = 'test stream' AND datname = current_database()`)
+		}
+		if held() != "1" {
+			t.Errorf("%s: an exported view holds nothing", name)
+		}
+		view.Release()
+		if held() != "0" {
+			t.Errorf("%s: a released view still holds something", name)
+		}
+		view.Close()
 	}
 }

@@ -145,7 +145,9 @@ func (p *Postgres) export(ctx context.Context, conn *pgconn.PgConn, at position,
 		closeConn(conn)
 		return loops.Snapshot{}, explain("create the replication slot", err)
 	}
-	return loops.Snapshot{Name: slot.SnapshotName, At: at.encode(), Close: func() { closeConn(conn) }}, nil
+	// An exported snapshot lasts until the session's next command.
+	release := func() { conn.Exec(ctx, "SELECT 1").Close() } //nolint:errcheck // a dead connection has let it go
+	return loops.Snapshot{Name: slot.SnapshotName, At: at.encode(), Release: release, Close: func() { closeConn(conn) }}, nil
 }
 
 // replay streams on the connection of a temporary slot, which no other one may use, and ends before the

@@ -42,9 +42,11 @@ type Stream interface {
 
 // Snapshot is a view of the database as of a position. With an empty Name it is simply now.
 type Snapshot struct {
-	Name  string
-	At    Position
-	Close func()
+	Name string
+	At   Position
+	// Release lets go what the view keeps from being tidied up: call it when everything was read.
+	Release func()
+	Close   func()
 	// Replay opens the changes from the view up to a position of the stream that it is beside. They
 	// end with io.EOF. It returns nil while that stream has not come to the view.
 	Replay func(ctx context.Context, until Position) (Stream, error)

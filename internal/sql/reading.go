@@ -57,8 +57,13 @@ func (s *Store) read(ctx context.Context, view loops.Snapshot, ask func(*reading
 	if err := ask(r); err != nil {
 		return nil, err
 	}
-	defer s.progress("reading the tables")()
-	return r, explain("read the tables", r.tx.Commit(ctx))
+	done := s.progress("reading the tables")
+	err = r.tx.Commit(ctx)
+	done()
+	if view.Name != "" {
+		view.Release()
+	}
+	return r, explain("read the tables", err)
 }
 
 // progress says every few seconds that something still goes on, until the returned function is called.
