@@ -127,6 +127,13 @@ func (t Trigger) Pattern() string {
 	return b.String() + "$"
 }
 
+// Prefix returns what every path that matches begins with, and whether that is the whole of it. Like Pattern it
+// applies to a path without query string and trailing slash.
+func (t Trigger) Prefix() (prefix string, whole bool) {
+	prefix, _, wild := strings.Cut(strings.ToValidUTF8(t.Endpoint, "\uFFFD"), "*")
+	return strings.TrimRight(prefix, "/"), !wild
+}
+
 // TierOf returns the tier that a subscription's plan and price stand for. A plan that nobody
 // mapped is a tier of the loops by its own name, else it pays for something: "paid".
 func (p *Plan) TierOf(price, plan string) string {

@@ -62,8 +62,11 @@ func Connect(ctx context.Context, url string, purpose Purpose) (*pgx.Conn, error
 	if purpose == ForCount || purpose == ForVerify {
 		config.RuntimeParams["statement_timeout"] = "0"
 		config.RuntimeParams["idle_in_transaction_session_timeout"] = "0"
-		config.RuntimeParams["cursor_tuple_fraction"] = "1" // all of it is wanted, and not the first rows soon
-		config.RuntimeParams["work_mem"] = "64MB"           // a million subjects in one hash table
+		// The planner cannot know how many rows match a loop, and takes them for few. Hashing suits many.
+		for name, value := range map[string]string{"enable_sort": "off", "enable_nestloop": "off", "enable_mergejoin": "off",
+			"cursor_tuple_fraction": "1", "work_mem": "64MB"} {
+			config.RuntimeParams[name] = value
+		}
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {

@@ -70,7 +70,16 @@ func keyOf(w *loops.Watch) string {
 func matches(w *loops.Watch, l *loops.Loop) string {
 	switch {
 	case l.Trigger.Kind == loops.OnAPI && w.Has(loops.FieldEndpoint):
-		cond := fmt.Sprintf("rtrim(split_part(coalesce(%s, ''), '?', 1), '/') ~ %s", textOf(w, loops.FieldEndpoint), literal(l.Trigger.Pattern()))
+		endpoint := textOf(w, loops.FieldEndpoint)
+		path := fmt.Sprintf("rtrim(split_part(coalesce(%s, ''), '?', 1), '/')", endpoint)
+		cond := path + " ~ " + literal(l.Trigger.Pattern())
+		// A regular expression is the dearest part of a count: what can be told without one is.
+		switch prefix, whole := l.Trigger.Prefix(); {
+		case whole:
+			cond = path + " = " + literal(prefix)
+		case prefix != "":
+			cond = fmt.Sprintf("starts_with(%s, %s) AND %s", endpoint, literal(prefix), cond)
+		}
 		if l.Trigger.Method != "" && w.Has(loops.FieldMethod) {
 			cond += fmt.Sprintf(" AND upper(%s) = %s", textOf(w, loops.FieldMethod), literal(strings.ToUpper(l.Trigger.Method)))
 		}
