@@ -84,7 +84,8 @@ func (s *Store) refresh(ctx context.Context, reader *pgx.Conn, d *loops.Decider,
 }
 
 // removeFeatures takes the rows of features that left the plan, page by page. Where rows of theirs are made
-// again, they begin behind every episode that was ever answered.
+// again, they begin behind every episode that was ever answered. The row of '*' stays as long as the plan
+// names the feature: without it the table counts as emptied.
 func (s *Store) removeFeatures(ctx context.Context) error {
 	var gone bool
 	err := s.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tiergate.plan WHERE feature <> ALL($1))`, s.features).Scan(&gone)
@@ -96,7 +97,7 @@ func (s *Store) removeFeatures(ctx context.Context) error {
 	}
 	for last := [2]string{}; ; {
 		err := s.conn.QueryRow(ctx, `WITH page AS (SELECT subject_id, feature FROM `+s.access+` WHERE (subject_id, feature) > ($1, $2) ORDER BY 1, 2 LIMIT $3),
-				gone AS (DELETE FROM `+s.access+` fa USING page p WHERE fa.subject_id = p.subject_id AND fa.feature = p.feature AND fa.feature <> ALL($4))
+				gone AS (DELETE FROM `+s.access+` fa USING page p WHERE fa.subject_id = p.subject_id AND fa.feature = p.feature AND fa.feature <> ALL($4) AND fa.subject_id <> '*')
 			SELECT subject_id, feature FROM page ORDER BY 1 DESC, 2 DESC LIMIT 1`, last[0], last[1], chunk, s.features).Scan(&last[0], &last[1])
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
@@ -133,6 +134,7 @@ func (s *Store) writePlan(ctx context.Context) error {
 				remaining = EXCLUDED.remaining, reason = EXCLUDED.reason, message = EXCLUDED.message, updated_at = EXCLUDED.updated_at`,
 			loops.AnySubject, l.Feature, allowed, loops.DefaultTier, nullLimit(limit), nullText(reason), nullText(message))
 	}
+	batch.Queue(`DELETE FROM `+s.access+` WHERE subject_id = $1 AND feature <> ALL($2)`, loops.AnySubject, s.features)
 	tx, err := s.conn.Begin(ctx)
 	if err != nil {
 		return explain("store the plan", err)
