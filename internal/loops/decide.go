@@ -177,7 +177,7 @@ func (d *Decider) close(s *State, sub *Subject, i int) {
 // access returns the subject's row of a loop, making the row that says "nothing used yet".
 func (d *Decider) access(s *State, sub *Subject, i int) *Access {
 	if sub.Access[i] == nil {
-		sub.Access[i] = &Access{Tier: sub.Tier, Limit: d.plan.Loops[i].Limit(sub.Tier), Episode: s.FirstEpisode}
+		sub.Access[i] = &Access{Tier: sub.Tier, Limit: d.plan.Loops[i].Limit(sub.Tier), ClosedAt: sub.Since, Episode: s.FirstEpisode}
 		d.settle(sub, i)
 	}
 	return sub.Access[i]

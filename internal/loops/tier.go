@@ -236,10 +236,10 @@ func (d *Decider) welcome(s *State, sub *Subject) {
 // revive lets a deleted subject begin again: what it used before no longer counts, and its episodes
 // are others than those that were answered before. What a gauge shows is what is, and holds.
 func (d *Decider) revive(s *State, sub *Subject, at time.Time) {
-	sub.Deleted = false
+	sub.Deleted, sub.Since, sub.dirty = false, at, true
 	for i := range sub.Access {
 		a := d.access(s, sub, i)
-		a.ClosedAt, a.Episode = at, at.Unix()
+		a.Episode = at.Unix()
 		d.read(s, sub, i, at)
 	}
 	d.retier(s, sub, at)

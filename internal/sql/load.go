@@ -126,13 +126,13 @@ func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, n needs, due bool, now
 // loadSubjects loads subjects with their subscriptions, gauges and rows, in one round trip.
 func (s *Store) loadSubjects(ctx context.Context, tx pgx.Tx, st *loops.State, ids []string) error {
 	batch := &pgx.Batch{}
-	batch.Queue(`SELECT subject_id, user_key, tier, status, tier_until, email, name, customer, deleted
+	batch.Queue(`SELECT subject_id, user_key, tier, status, tier_until, email, name, customer, deleted, since
 		FROM tiergate.subject WHERE subject_id = ANY($1)`, ids).Query(func(rows pgx.Rows) error {
 		var sub loops.Subject
 		var key, email, name, customer *string
-		var until *time.Time
-		_, err := pgx.ForEachRow(rows, []any{&sub.ID, &key, &sub.Tier, &sub.Status, &until, &email, &name, &customer, &sub.Deleted}, func() error {
-			sub.UserKey, sub.TierUntil = orZero(key), orZero(until)
+		var until, since *time.Time
+		_, err := pgx.ForEachRow(rows, []any{&sub.ID, &key, &sub.Tier, &sub.Status, &until, &email, &name, &customer, &sub.Deleted, &since}, func() error {
+			sub.UserKey, sub.TierUntil, sub.Since = orZero(key), orZero(until), orZero(since)
 			sub.Email, sub.Name, sub.Customer = orZero(email), orZero(name), orZero(customer)
 			st.Load(sub)
 			return nil

@@ -92,7 +92,7 @@ func matches(w *loops.Watch, l *loops.Loop) string {
 }
 
 // tallySQL counts a loop's uses for each subject: within the stored window or, where none is open,
-// since the later of $2 (the horizon) and the end of the last one. A window that is over at $1, which is
+// since the latest of $2 (the horizon), the end of the last one, and the subject's return. A window that is over at $1, which is
 // now, is not open: the view may be older than what closed it. $3 is the feature, $4 the earliest time
 // that can matter. Rows dated ahead of now count as of now.
 func tallySQL(w *loops.Watch, l *loops.Loop, access string) string {
@@ -120,8 +120,9 @@ func tallySQL(w *loops.Watch, l *loops.Loop, access string) string {
 	return fmt.Sprintf(`SELECT u.subject_id, greatest(least(sum(u.n), %d), %d)::bigint AS used, min(u.at) AS first
 		FROM (SELECT %s AS subject_id, %s AS at, %s AS n FROM %s WHERE %s AND %s AND %s) u
 		LEFT JOIN %s fa ON fa.subject_id = u.subject_id AND fa.feature = $3
+		LEFT JOIN tiergate.subject back ON back.subject_id = u.subject_id AND back.since IS NOT NULL
 		WHERE CASE WHEN %s THEN u.at >= fa.period_start AND u.at < fa.resets_at
-			ELSE u.at >= greatest($2::timestamptz, fa.closed_at, CASE WHEN fa.resets_at <= $1 THEN fa.resets_at END) END
+			ELSE u.at >= greatest($2::timestamptz, fa.closed_at, back.since, CASE WHEN fa.resets_at <= $1 THEN fa.resets_at END) END
 		GROUP BY u.subject_id`,
 		int64(math.MaxInt64), int64(math.MinInt64), textOf(w, loops.FieldSubject), at, quantity, ident(w.Schema, w.Table),
 		somebody(w), counted, since, access, window)

@@ -51,11 +51,11 @@ func (s *Store) writeSubjects(batch *pgx.Batch, w loops.Written, now time.Time) 
 		batch.Queue(`DELETE FROM tiergate.subscription WHERE key = ANY($1)`, w.Gone)
 	}
 	if len(w.Subjects) > 0 {
-		batch.Queue(`INSERT INTO tiergate.subject AS s (subject_id, user_key, tier, status, tier_until, email, name, customer, deleted, updated_at)
-			SELECT *, $10 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[], $9::bool[])
+		batch.Queue(`INSERT INTO tiergate.subject AS s (subject_id, user_key, tier, status, tier_until, email, name, customer, deleted, since, updated_at)
+			SELECT *, $11 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::timestamptz[])
 			ON CONFLICT (subject_id) DO UPDATE SET user_key = EXCLUDED.user_key, tier = EXCLUDED.tier, status = EXCLUDED.status,
 				tier_until = EXCLUDED.tier_until, email = EXCLUDED.email, name = EXCLUDED.name, customer = EXCLUDED.customer,
-				deleted = EXCLUDED.deleted, updated_at = EXCLUDED.updated_at`,
+				deleted = EXCLUDED.deleted, since = EXCLUDED.since, updated_at = EXCLUDED.updated_at`,
 			column(w.Subjects, func(x *loops.Subject) string { return x.ID }),
 			column(w.Subjects, func(x *loops.Subject) *string { return nullText(x.UserKey) }),
 			column(w.Subjects, func(x *loops.Subject) string { return x.Tier }),
@@ -64,7 +64,8 @@ func (s *Store) writeSubjects(batch *pgx.Batch, w loops.Written, now time.Time) 
 			column(w.Subjects, func(x *loops.Subject) *string { return nullText(x.Email) }),
 			column(w.Subjects, func(x *loops.Subject) *string { return nullText(x.Name) }),
 			column(w.Subjects, func(x *loops.Subject) *string { return nullText(x.Customer) }),
-			column(w.Subjects, func(x *loops.Subject) bool { return x.Deleted }), now)
+			column(w.Subjects, func(x *loops.Subject) bool { return x.Deleted }),
+			column(w.Subjects, func(x *loops.Subject) *time.Time { return nullTime(x.Since) }), now)
 	}
 	if len(w.Subscriptions) > 0 {
 		batch.Queue(`INSERT INTO tiergate.subscription AS m (key, subject_id, status, plan, price, customer, period_start, period_end, past_due_since)
