@@ -76,6 +76,7 @@ const (
 	TierChanged EventKind = "tier_changed"
 	Converted   EventKind = "converted"
 	Churned     EventKind = "churned"
+	Counted     EventKind = "counted"  // a new loop was counted
 	Verified    EventKind = "verified" // somebody compared the flags with the data
 )
 

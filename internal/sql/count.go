@@ -141,8 +141,29 @@ func (s *Store) Tally(ctx context.Context, view loops.Snapshot) (loops.Tallies, 
 	if err != nil {
 		return nil, err
 	}
+	if err := s.sayCounted(ctx, r.conn); err != nil {
+		r.Close()
+		return nil, err
+	}
 	r.silent, r.size = true, piece
 	return r, nil
+}
+
+// sayCounted records that new loops were counted. It moves the stream past the view, which it must have come
+// to before they are let in: an idle database has nothing else that would.
+func (s *Store) sayCounted(ctx context.Context, conn *pgx.Conn) error {
+	for i, missing := range s.elsewhere {
+		if !missing {
+			continue
+		}
+		l := &s.plan.Loops[i]
+		_, err := conn.Exec(ctx, `INSERT INTO tiergate.access_event (at, recorded_at, kind, subject_id, feature, loop, tier, used, episode, position, silent)
+			SELECT tiergate.now(), tiergate.now(), $1, '', $2, $3, '', 0, 0, position, true FROM tiergate.checkpoint`, loops.Counted, l.Feature, l.Name)
+		if err != nil {
+			return explain("record the count of "+l.Feature, err)
+		}
+	}
+	return nil
 }
 
 // Replay counts the uses of a batch in the loops that are not counted yet.
