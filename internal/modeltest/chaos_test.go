@@ -18,7 +18,7 @@ func (h *history) moveClock() {
 	if h.m.gap || h.chance(70) {
 		h.finishAll()
 	}
-	if h.syncFirst || (!h.m.gap && h.chance(60)) {
+	if h.syncFirst || h.m.unsettled() || (!h.m.gap && h.chance(60)) {
 		h.sync()
 	}
 	h.exec(`UPDATE tiergate.clock SET shift = shift + $1::interval`, d)
@@ -83,16 +83,27 @@ func (h *history) killServer() {
 
 // beginGap begins a time in which the stream may be lost: all of it counts as one step then.
 func (h *history) beginGap() {
-	if h.m.gap || h.purged {
-		return
+	if !h.m.gap && h.enterGap() && h.chance(80) {
+		h.killSidecar()
+	}
+}
+
+// enterGap fails where a count would not find what it found before.
+func (h *history) enterGap() bool {
+	if h.m.gap {
+		return true
+	}
+	if h.m.purged() {
+		if h.chance(50) {
+			return false
+		}
+		h.forget()
 	}
 	h.sync()
 	h.say("a gap may begin")
 	h.m.gap, h.ahead = true, 0
 	clear(h.fresh)
-	if h.chance(80) {
-		h.killSidecar()
-	}
+	return true
 }
 
 // loseStream makes the sidecar count again: the slot is dropped while it is down, or somebody asks.
@@ -100,6 +111,17 @@ func (h *history) loseStream() {
 	if !h.m.gap {
 		return
 	}
+	h.countAgain()
+}
+
+// recount makes it count again while nothing happens: that changes nothing, whatever was purged.
+func (h *history) recount() {
+	h.sync()
+	h.countAgain()
+	h.sync()
+}
+
+func (h *history) countAgain() {
 	if h.leader() != nil {
 		h.say("resync")
 		h.command("resync")

@@ -29,7 +29,9 @@ type history struct {
 	fresh     map[string]bool // users of this gap
 	ahead     time.Duration   // how far the clock moved in this gap
 	syncFirst bool            // before the clock may move
-	purged    bool            // usage was deleted: a recount finds less
+	shape     shape           // of the usage table
+	configs   int             // how many there were
+	outdated  string          // the plan before the last one
 	nextUser  int
 	trouble   int // so many requests fail
 }
@@ -41,15 +43,16 @@ type transaction struct {
 }
 
 func newHistory(t *testing.T, seed uint64) *history {
-	h := &history{rng: rand.New(rand.NewPCG(seed, 1)), begun: time.Now(), emails: map[string]map[string]bool{}, fresh: map[string]bool{},
-		m: &reference{rules: rules(), subjects: map[string]*subject{}, subs: map[int64]*subscription{}, mails: map[mailKey]promise{}}}
+	h := &history{rng: rand.New(rand.NewPCG(seed, 1)), begun: time.Now(), emails: map[string]map[string]bool{}, fresh: map[string]bool{}, shape: firstShape(),
+		m: &reference{rules: pool()[:begun], table: map[int64]usage{}, subjects: map[string]*subject{}, subs: map[int64]*subscription{}, mails: map[mailKey]promise{}}}
 	binary := shared.shipped
 	if h.chance(50) {
 		binary = shared.tiny
 	}
 	h.world = newWorld(t, fmt.Sprintf("seed_%d", seed), binary)
 	t.Cleanup(h.end)
-	h.write("skene.config.ts", config)
+	h.write("skene.config.ts", config(h.m.rules, 0))
+	h.world.pending = h.pending
 	h.exec(tables)
 	h.command("install")
 	h.m.now = h.clock()
@@ -99,7 +102,7 @@ func (h *history) play(steps int) {
 		}
 	}
 	h.sync()
-	if out := h.command("verify"); strings.Contains(out, "purged") && !h.purged {
+	if out := h.command("verify"); strings.Contains(out, "purged") && !h.m.purged() {
 		h.t.Fatalf("verify: more was counted than there is\n%s", out)
 	}
 }
@@ -155,7 +158,16 @@ func (h *history) repertoire() []step {
 		{5, h.beginGap},
 		{6, h.sync},
 		{5, h.troubleMail},
-		{1, h.purge},
+		{3, h.purge},
+		{1, h.recount},
+		{1, h.forget},
+		{4, h.changeLimits},
+		{3, h.changeTrigger},
+		{4, h.toggleRule},
+		{2, h.breakConfig},
+		{2, h.addColumn},
+		{2, h.changeColumn},
+		{1, h.loseFlags},
 	}
 }
 
@@ -166,7 +178,7 @@ func TestHistories(t *testing.T) {
 	for seed := first; seed < first+count; seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
-			newHistory(t, seed).play(60)
+			newHistory(t, seed).play(50)
 		})
 	}
 }

@@ -1,5 +1,7 @@
 package modeltest
 
+import "fmt"
+
 // The mails that the reference expects. An email is looked at once more before it is sent, so that one
 // whose reason went away may have left before or not: only what was due when the sidecar was seen to
 // have caught up is certain.
@@ -20,22 +22,22 @@ type mailKey struct {
 }
 
 // doubt allows the mails that another order of what was not seen one by one may send: a use before
-// the upgrade, or after the trial's end.
-func (m *reference) doubt(s *subject) {
-	for i := range m.rules {
-		r := &m.rules[i]
-		used, limit := s.rows[r.feature].used, r.limit("free")
-		if s.gone || !r.mailed(s) {
-			continue
-		}
-		if r.warnAt > 0 && used >= r.warnLine(limit) {
-			m.mails[mailKey{s.id, r.feature, "warned", -len(m.mails)}] = doubtful
-		}
-		if limit > 0 && used >= limit {
-			m.mails[mailKey{s.id, r.feature, "blocked", -len(m.mails)}] = doubtful
-		}
+// the upgrade, or after the trial's end, or before a limit was raised.
+func (m *reference) doubt(s *subject, r *rule, limit int64) {
+	w := s.rows[r.feature]
+	if s.gone || !r.mailed(s) || limit <= 0 {
+		return
+	}
+	if r.warnAt > 0 && w.used >= r.warnLine(limit) {
+		m.mails[mailKey{s.id, r.feature, r.warned(), -len(m.mails)}] = doubtful
+	}
+	if w.used >= limit {
+		m.mails[mailKey{s.id, r.feature, "blocked", -len(m.mails)}] = doubtful
 	}
 }
+
+// warned is the kind of the mail that a rule's threshold sends.
+func (r *rule) warned() string { return fmt.Sprintf("warned_%.0f", 100*r.warnAt) }
 
 func (r *rule) mailed(s *subject) bool { return r.mails && !r.shadow && s.email != "" }
 
@@ -50,7 +52,7 @@ func (m *reference) expect(s *subject, r *rule, kind string, maybe bool) {
 		return
 	}
 	m.mails[key] = pending
-	if maybe || s.unsure || (m.gap && !s.known) {
+	if maybe || s.unsure || (m.gap && !s.known) || r.unsettled() {
 		m.mails[key] = doubtful
 	}
 }
@@ -73,10 +75,18 @@ func (m *reference) caughtUp() {
 		}
 	}
 	for _, s := range m.subjects {
-		if m.gap || s.unsure {
-			m.doubt(s)
+		for _, r := range m.rules {
+			if m.gap || s.unsure {
+				m.doubt(s, r, r.limits["free"])
+			}
+			if r.was != nil {
+				for _, limit := range r.was.limits {
+					m.doubt(s, r.was, limit)
+				}
+			}
 		}
 		s.known, s.unsure = true, false
 	}
+	m.settle()
 	m.synced = true
 }

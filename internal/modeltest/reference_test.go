@@ -15,17 +15,9 @@ const (
 	trialMargin = time.Hour
 )
 
-// rule is one loop of skene.config.ts.
-type rule struct {
-	feature, path string // path ends in "/*" for one more segment, in "/**" for anything below
-	limits        map[string]int64
-	period        string  // "30d", "month"; "": a lifetime
-	warnAt        float64 // 0: never
-	shadow, mails bool
-}
-
 // usage is one committed row, subscription another.
 type usage struct {
+	id                    int64
 	subject, path, method string
 	quantity              int64
 	at                    time.Time
@@ -41,19 +33,23 @@ type window struct {
 	used               int64
 	start, end, closed time.Time
 	episode            int
+	purged             bool // some of what was counted in it is not in the table any more
 }
 
 type subject struct {
 	id, email, tier, status string
 	user, gone              bool
-	known                   bool // had its rows at the last sync: a recount mails it
-	unsure                  bool // time changed its tier before the sidecar had seen what came before
+	known                   bool      // had its rows at the last sync: a recount mails it
+	unsure                  bool      // time changed its tier before the sidecar had seen what came before
+	since                   time.Time // when it came back: what it used before does not count
 	rows                    map[string]*window
 }
 
 type reference struct {
-	rules    []rule
+	rules    []*rule
 	now      time.Time
+	table    map[int64]usage // the usage rows that are still there
+	episode  int             // where new rows begin: nobody was mailed for it
 	subjects map[string]*subject
 	subs     map[int64]*subscription
 	mails    map[mailKey]promise
@@ -65,7 +61,7 @@ func (m *reference) subject(id string) *subject {
 	if m.subjects[id] == nil {
 		s := &subject{id: id, tier: "free", rows: map[string]*window{}}
 		for _, r := range m.rules {
-			s.rows[r.feature] = &window{}
+			s.rows[r.feature] = &window{episode: m.episode}
 		}
 		m.subjects[id] = s
 	}
@@ -100,11 +96,11 @@ func (r *rule) warnLine(limit int64) int64 { return int64(math.Ceil(r.warnAt * f
 // used applies a usage row.
 func (m *reference) used(u usage) {
 	s := m.subject(u.subject)
+	m.table[u.id] = u
 	if u.refused || s.gone {
 		return
 	}
-	for i := range m.rules {
-		r := &m.rules[i]
+	for _, r := range m.rules {
 		w := s.rows[r.feature]
 		if !r.matches(u) {
 			continue
@@ -124,10 +120,10 @@ func (m *reference) used(u usage) {
 		switch {
 		case limit == unlimited:
 		case before < limit && w.used >= limit:
-			m.drop(s, r, "warned")
+			m.drop(s, r, r.warned())
 			m.expect(s, r, "blocked", false)
 		case r.warnAt > 0 && w.used < limit && before < line && line <= w.used:
-			m.expect(s, r, "warned", false)
+			m.expect(s, r, r.warned(), false)
 		}
 	}
 }
@@ -150,7 +146,7 @@ func (w *window) open(period string, at time.Time) {
 }
 
 func (m *reference) close(s *subject, r *rule) {
-	m.drop(s, r, "warned", "blocked")
+	m.drop(s, r, r.warned(), "blocked")
 	w := s.rows[r.feature]
 	*w = window{closed: w.end, episode: w.episode + 1}
 }
@@ -183,6 +179,7 @@ func (m *reference) joined(id, email string) {
 	if s.gone {
 		delete(m.subjects, id)
 		back := m.subject(id)
+		back.since = m.now
 		for _, r := range m.rules {
 			*back.rows[r.feature] = window{closed: m.now, episode: s.rows[r.feature].episode + 1000}
 		}
@@ -194,8 +191,8 @@ func (m *reference) joined(id, email string) {
 
 func (m *reference) left(id string) {
 	s := m.subject(id)
-	for i := range m.rules {
-		m.drop(s, &m.rules[i], "warned", "blocked")
+	for _, r := range m.rules {
+		m.drop(s, r, r.warned(), "blocked")
 	}
 	s.gone, s.user, s.email = true, false, ""
 }
@@ -210,9 +207,9 @@ func (m *reference) passed(now time.Time) {
 	}
 	for _, s := range m.subjects {
 		m.retier(s, true)
-		for i := range m.rules {
-			if w := s.rows[m.rules[i].feature]; !w.end.IsZero() && !w.end.After(now) {
-				m.close(s, &m.rules[i])
+		for _, r := range m.rules {
+			if w := s.rows[r.feature]; !w.end.IsZero() && !w.end.After(now) {
+				m.close(s, r)
 			}
 		}
 	}
@@ -263,26 +260,31 @@ func (m *reference) retier(s *subject, byTime bool) {
 		return
 	}
 	s.unsure = s.unsure || byTime && !m.synced
-	for i := range m.rules {
-		r := &m.rules[i]
+	for _, r := range m.rules {
 		s.tier = before
 		was := r.down(s)
 		s.tier = tier
 		if r.period == "" {
-			m.drop(s, r, "warned", "blocked")
+			m.drop(s, r, r.warned(), "blocked")
 			s.rows[r.feature].episode++
 		}
-		switch is := r.down(s); {
-		case is && !was:
-			m.drop(s, r, "warned")
-			if r.limit(tier) > 0 {
-				m.expect(s, r, "blocked", m.gap)
-			}
-		case !is:
-			m.drop(s, r, "blocked")
+		m.relimited(s, r, was, m.gap)
+	}
+}
+
+// relimited says what another limit opens or shuts: was is whether the old one had.
+func (m *reference) relimited(s *subject, r *rule, was, maybe bool) {
+	limit := r.limit(s.tier)
+	switch is := r.down(s); {
+	case is && !was:
+		m.drop(s, r, r.warned())
+		if limit > 0 {
+			m.expect(s, r, "blocked", maybe)
 		}
-		if r.limit(tier) == unlimited {
-			m.drop(s, r, "warned")
-		}
+	case !is:
+		m.drop(s, r, "blocked")
+	}
+	if limit == unlimited {
+		m.drop(s, r, r.warned())
 	}
 }

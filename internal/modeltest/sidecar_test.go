@@ -134,13 +134,22 @@ func spawn(t *testing.T, binary, dir string, env []string, args ...string) *proc
 	return p
 }
 
-func (p *process) alive() bool {
+// alive reports whether it runs, and nobody is about to end it.
+func (p *process) alive() bool { return !p.ended() && !p.doomed.Load() }
+
+func (p *process) ended() bool {
 	select {
 	case <-p.done:
-		return false
+		return true
 	default:
-		return !p.doomed.Load()
+		return false
 	}
+}
+
+// hungUp reports whether a SIGHUP ended it: it did not listen yet.
+func (p *process) hungUp() bool {
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGHUP
 }
 
 // kill is SIGKILL, and waits until the process is gone.

@@ -50,8 +50,11 @@ func (h *history) use(conn *pgx.Conn, who string, later func(func())) {
 		if h.chance(6) {
 			status, u.refused = 429, true
 		}
-		u.at = scan[time.Time](h.t, conn, `INSERT INTO usage (user_id, endpoint, method, quantity, status, created_at)
-			VALUES ($1, $2, $3, $4, $5, tiergate.now()) RETURNING created_at`, u.subject, u.path, u.method, u.quantity, status)
+		row := conn.QueryRow(h.t.Context(), `INSERT INTO usage (`+h.shape.columns()+`, quantity, status)
+			VALUES ($1, $2, $3, `+h.shape.now()+`, $4, $5) RETURNING id, `+h.shape.at, u.subject, u.path, u.method, u.quantity, status)
+		if err := row.Scan(&u.id, &u.at); err != nil {
+			h.t.Fatal(err)
+		}
 		later(func() {
 			h.say("usage of %s: %s %s ×%d status %d at %s", u.subject, u.method, u.path, u.quantity, status, u.at.Format(time.DateTime))
 			h.m.used(u)
@@ -62,13 +65,18 @@ func (h *history) use(conn *pgx.Conn, who string, later func(func())) {
 // useMany is one transaction of many rows, which the sidecar applies in pieces.
 func (h *history) useMany() {
 	who, n := h.someSubject(), 300+h.rng.IntN(1200)
-	at := scan[time.Time](h.t, h.conn, `WITH rows AS (INSERT INTO usage (user_id, endpoint, method, created_at)
-		SELECT $1, CASE WHEN i % 100 = 0 THEN '/api/features/9' ELSE '/api/bulk' END, 'POST', tiergate.now() FROM generate_series(1, $2) i RETURNING created_at)
-		SELECT max(created_at) FROM rows`, who, n)
+	var id int64 // of the first one
+	var at time.Time
+	err := h.conn.QueryRow(h.t.Context(), `WITH rows AS (INSERT INTO usage (`+h.shape.columns()+`)
+		SELECT $1, CASE WHEN i % 100 = 0 THEN '/api/features/9' ELSE '/api/bulk' END, 'POST', `+h.shape.now()+` FROM generate_series(1, $2) i RETURNING id, `+h.shape.at+` AS at)
+		SELECT min(id), max(at) FROM rows`, who, n).Scan(&id, &at)
+	if err != nil {
+		h.t.Fatal(err)
+	}
 	h.fact(func() {
 		h.say("%d usage rows of %s in one transaction", n, who)
 		for i := range n {
-			u := usage{subject: who, path: "/api/bulk", method: "POST", quantity: 1, at: at}
+			u := usage{id: id + int64(i), subject: who, path: "/api/bulk", method: "POST", quantity: 1, at: at}
 			if (i+1)%100 == 0 {
 				u.path = "/api/features/9"
 			}
@@ -267,15 +275,4 @@ func (h *history) deleteSubscription() {
 	h.exec(`DELETE FROM subscriptions WHERE id = $1`, key)
 	h.subs = slices.DeleteFunc(h.subs, func(k int64) bool { return k == key })
 	h.fact(func() { h.say("subscription %d is deleted", key); h.m.unsubscribed(key) })
-}
-
-// purge deletes usage that was counted long ago, as an application tidies up.
-func (h *history) purge() {
-	if h.m.gap {
-		return
-	}
-	h.sync()
-	h.exec(`DELETE FROM usage WHERE id % 3 = 0`)
-	h.say("a third of the usage rows is deleted")
-	h.purged = true
 }

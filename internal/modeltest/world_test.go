@@ -27,7 +27,8 @@ type world struct {
 	resend   *resendtest.Server
 	conn     *pgx.Conn
 	running  []*process
-	restarts int // of the server
+	restarts int           // of the server
+	pending  func() string // what a sidecar still has to notice before it can be waited for; nil: nothing
 }
 
 func newWorld(t *testing.T, name, binary string) *world {
@@ -79,7 +80,10 @@ func (w *world) write(name, text string) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		w.t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil { // at once: a sidecar may be reading
 		w.t.Fatal(err)
 	}
 }
@@ -149,23 +153,36 @@ const caughtUp = `SELECT concat_ws('; ',
 	(SELECT string_agg(format('email %s is %s: %s', id, status, reason), ', ') FROM tiergate.email WHERE status IN ('queued', 'sending')))`
 
 // awaitSidecar waits until a sidecar has caught up with what is committed now, and starts one where
-// none runs. One that ends by itself is a failure, unless the server went down under it.
+// none runs.
 func (w *world) awaitSidecar() {
 	w.t.Helper()
+	if w.pending != nil {
+		w.await("the sidecar to notice", func() (bool, string) {
+			w.keepOne()
+			why := w.pending()
+			return why == "", why
+		})
+	}
 	point := scan[string](w.t, w.conn, `INSERT INTO tiergate.access_event (at, recorded_at, kind, subject_id, feature, loop, tier, used, episode, position, silent)
 		VALUES (now(), now(), 'verified', '', '', '', '', 0, 0, '', true) RETURNING pg_current_wal_insert_lsn()::text`)
 	w.await("the sidecar", func() (bool, string) {
-		for _, p := range w.running {
-			if !p.alive() && !p.doomed.Load() && p.restarts == w.restarts {
-				w.t.Fatal("a sidecar ended by itself")
-			}
-		}
-		if w.leader() == nil {
-			w.spawn()
-		}
+		w.keepOne()
 		behind := scan[string](w.t, w.conn, caughtUp, point)
 		return behind == "", behind
 	})
+}
+
+// keepOne lets a sidecar run. One that ended by itself is a failure, unless the server went down under it.
+func (w *world) keepOne() {
+	w.t.Helper()
+	for _, p := range w.running {
+		if p.ended() && !p.doomed.Load() && p.restarts == w.restarts && !p.hungUp() {
+			w.t.Fatal("a sidecar ended by itself")
+		}
+	}
+	if w.leader() == nil {
+		w.spawn()
+	}
 }
 
 // await asks again and again until something is so.
