@@ -19,6 +19,7 @@ demo: ## Watch users being counted, blocked, mailed and upgraded on a private Po
 .PHONY: test
 test: lint ## What CI runs: lint, every test, the core under the race detector
 	go test -timeout 15m ./...
+	go test -timeout 5m -tags tinybatches ./internal/cdc ./internal/sql
 	@if command -v "$$(go env CC)" >/dev/null; then set -x; go test -race -timeout 5m ./internal/loops/...; \
 	else echo "no C compiler, which Go's race detector needs: left out"; fi
 

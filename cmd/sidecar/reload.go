@@ -24,7 +24,11 @@ func (s *sidecar) untilReload(ctx context.Context, hangup <-chan os.Signal) erro
 				return
 			case <-hangup:
 			}
-			if err := s.acceptable(ctx); err != nil {
+			err := s.acceptable(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
 				s.log.Error("the changed configuration is refused, the old one holds", "error", err)
 				continue
 			}

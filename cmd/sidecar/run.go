@@ -101,6 +101,7 @@ func (s *sidecar) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-hangup:
 		case <-time.After(pause):
 		}
 	}

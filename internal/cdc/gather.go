@@ -28,7 +28,6 @@ const (
 // know where the messages come from.
 type gatherer struct {
 	backlog pglogrepl.LSN // where the WAL ended when the stream began: time does not pass before
-	until   pglogrepl.LSN // the stream ends here; zero: never
 	decoder *decoder
 	log     *slog.Logger
 	ready   chan struct{} // rings when something can be taken
@@ -43,6 +42,8 @@ type gatherer struct {
 	acked    pglogrepl.LSN
 	idle     pglogrepl.LSN // end of WAL, as the server says while nothing is open
 	idleSeen time.Time     // when the position last moved
+	until    pglogrepl.LSN // the stream goes no further for now; zero: no bound
+	beyond   bool          // and what comes next is beyond it
 	err      error
 	closed   bool
 
@@ -89,6 +90,8 @@ func (g *gatherer) takePending(late bool) (b loops.Batch, ok bool, err error) {
 	case len(g.pending) > 0 && (g.whole || g.full() || g.err != nil):
 	case g.err != nil:
 		return b, false, g.err
+	case g.until > 0 && g.whole && (g.beyond || max(g.at.End, g.idle) >= g.until):
+		return b, false, io.EOF
 	case !late || max(g.at.End, g.idle) < g.backlog:
 		return b, false, nil
 	case len(g.pending) == 0 && g.whole:
@@ -133,6 +136,9 @@ func ring(c chan struct{}) {
 
 var errClosed = errors.New("the stream was closed")
 
+// errBeyond says that a message is not to be read yet.
+var errBeyond = errors.New("beyond the stream's bound")
+
 // alive fails once the stream was closed.
 func (g *gatherer) alive() error {
 	g.mu.Lock()
@@ -171,15 +177,22 @@ func (g *gatherer) awaitSpace(meanwhile func() error) error {
 	}
 }
 
-// ended reports whether a stream that ends somewhere has come there: by its position or, between transactions,
-// by how far the WAL has been sent.
-func (g *gatherer) ended(sent pglogrepl.LSN) bool {
-	if g.until == 0 {
-		return false
+// extend lets a bounded stream go on to a later place.
+func (g *gatherer) extend(until pglogrepl.LSN) {
+	g.mu.Lock()
+	if until > g.until {
+		g.until, g.beyond = until, false
 	}
+	g.mu.Unlock()
+	ring(g.space)
+}
+
+// bounded reports whether a transaction lies beyond the place that the stream may go to.
+func (g *gatherer) bounded(final pglogrepl.LSN) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.whole && max(g.at.End, sent) >= g.until
+	g.beyond = g.until > 0 && final >= g.until
+	return g.beyond
 }
 
 // walEnds is told how far the WAL goes while nothing is open.
@@ -225,8 +238,8 @@ func (g *gatherer) take(data []byte) error {
 // begin opens a transaction. The first one after a position inside a transaction must be that one;
 // while its rows that are done pass by, the position stays.
 func (g *gatherer) begin(m beginMessage) error {
-	if g.until > 0 && m.final >= g.until {
-		return io.EOF
+	if g.bounded(m.final) {
+		return errBeyond
 	}
 	from := g.resume
 	g.resume, g.committed, g.skip = position{}, m.committed, 0 // a broken-off chunk may have left some to skip

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -122,8 +121,25 @@ func (p *Postgres) Beside(ctx context.Context) (loops.Snapshot, error) {
 	if err != nil {
 		return view, err
 	}
+	var replay *stream
 	view.Replay = func(ctx context.Context, until loops.Position) (loops.Stream, error) {
-		return p.replay(ctx, conn, view.At, until)
+		end, err := decodePosition(until)
+		if err != nil {
+			return nil, err
+		}
+		if replay == nil {
+			if replay, err = p.replay(ctx, conn, view.At, end); replay == nil || err != nil {
+				return nil, err
+			}
+		}
+		replay.extend(end.End)
+		return replay, nil
+	}
+	view.Close = func() {
+		if replay != nil {
+			replay.Close()
+		}
+		closeConn(conn)
 	}
 	return view, nil
 }
@@ -150,24 +166,17 @@ func (p *Postgres) export(ctx context.Context, conn *pgconn.PgConn, at position,
 	return loops.Snapshot{Name: slot.SnapshotName, At: at.encode(), Release: release, Close: func() { closeConn(conn) }}, nil
 }
 
-// replay streams on the connection of a temporary slot, which no other one may use, and ends before the
+// replay streams on the connection of a temporary slot, which no other one may use, and stops before the
 // first transaction that the stream's position does not hold. It returns nil where that is before the view.
-func (p *Postgres) replay(ctx context.Context, conn *pgconn.PgConn, from, until loops.Position) (loops.Stream, error) {
+func (p *Postgres) replay(ctx context.Context, conn *pgconn.PgConn, from loops.Position, until position) (*stream, error) {
 	start, err := decodePosition(from)
-	if err != nil {
+	if err != nil || until.End < start.End {
 		return nil, err
-	}
-	end, err := decodePosition(until)
-	if err != nil {
-		return nil, err
-	}
-	if end.End < start.End {
-		return nil, nil
 	}
 	config := p.config
 	config.Slot = start.Slot
-	s := newStream(conn, start, math.MaxUint64, config)
-	s.until = end.End
+	s := newStream(conn, start, 0, config)
+	s.until = until.End
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
@@ -194,7 +203,7 @@ func (p *Postgres) connect(ctx context.Context) (*pgconn.PgConn, pglogrepl.Ident
 		"replication": "database", "application_name": p.config.Name, "datestyle": "ISO", "timezone": "UTC",
 		"wal_sender_timeout": "60s", "search_path": "pg_catalog", "statement_timeout": "0",
 		"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3",
-		"idle_in_transaction_session_timeout": "0", // an exported snapshot lasts as long as the count
+		"idle_session_timeout": "0", "idle_in_transaction_session_timeout": "0", // an exported snapshot lasts as long as the count
 	} {
 		config.RuntimeParams[name] = value
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"time"
@@ -74,9 +73,9 @@ func (s *stream) Close() {
 	closeConn(s.conn)
 }
 
-// read owns the connection until it fails or is closed, or has come to where the stream ends.
+// read owns the connection until it fails or is closed.
 func (s *stream) read() error {
-	for !s.ended(0) {
+	for {
 		if err := s.tell(false); err != nil {
 			return err
 		}
@@ -94,7 +93,11 @@ func (s *stream) read() error {
 		}
 		switch m := message.(type) {
 		case *pgproto3.CopyData:
-			err = s.handle(m.Data)
+			for err = s.handle(m.Data); errors.Is(err, errBeyond); err = s.handle(m.Data) {
+				if err := s.awaitBound(); err != nil {
+					return err
+				}
+			}
 		case *pgproto3.ErrorResponse:
 			err = explain("read the change stream", pgconn.ErrorResponseToPgError(m))
 		case *pgproto3.CopyDone:
@@ -104,7 +107,16 @@ func (s *stream) read() error {
 			return err
 		}
 	}
-	return io.EOF
+}
+
+// awaitBound waits until a bounded stream may go on, and goes on answering the server meanwhile.
+func (s *stream) awaitBound() error {
+	ring(s.ready)
+	select {
+	case <-s.space:
+	case <-time.After(time.Second):
+	}
+	return s.tell(false)
 }
 
 // tell sends the acknowledged position when it is time, or at once when the server asks.
@@ -154,9 +166,7 @@ func (s *stream) handle(data []byte) error {
 		if err != nil {
 			return explain("read a keepalive", err)
 		}
-		if s.walEnds(k.ServerWALEnd); s.ended(k.ServerWALEnd) {
-			return io.EOF
-		}
+		s.walEnds(k.ServerWALEnd)
 		if k.ReplyRequested {
 			return s.tell(true)
 		}

@@ -60,11 +60,7 @@ func (d *Decider) Decide(s *State, b Batch) error {
 			return err
 		}
 	}
-	through := s.Now
-	if !b.Through.IsZero() && b.Through.Add(s.Shift).Before(through) {
-		through = b.Through.Add(s.Shift)
-	}
-	d.tick(s, through)
+	d.tick(s, s.present(b))
 	return nil
 }
 
@@ -87,7 +83,7 @@ func (d *Decider) use(s *State, u *Use, committed time.Time) {
 	}
 	d.elapse(s, sub, at)
 	for _, i := range d.match(u) {
-		if s.Elsewhere == nil || !s.Elsewhere[i] {
+		if !s.elsewhere(i) {
 			d.count(s, sub, i, u.Quantity, at)
 		}
 	}
@@ -308,7 +304,7 @@ func (d *Decider) event(s *State, id int64) {
 // already over, or in shadow mode, is recorded silently.
 func (d *Decider) emit(s *State, sub *Subject, i int, ev Event) {
 	a, l := sub.Access[i], &d.plan.Loops[i]
-	ev.Silent = ev.Silent || s.Silent || l.Enforcement == Shadow || (s.Counting && !a.stored) ||
+	ev.Silent = ev.Silent || s.elsewhere(i) || l.Enforcement == Shadow || (s.Counting && !a.stored) ||
 		(!a.ResetsAt.IsZero() && !a.ResetsAt.After(s.Now))
 	ev.Subject, ev.Feature, ev.Loop = sub.ID, l.Feature, l.Name
 	ev.Tier, ev.Used, ev.Limit, ev.Episode = a.Tier, a.Used, a.Limit, a.Episode

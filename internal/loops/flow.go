@@ -47,16 +47,18 @@ type Snapshot struct {
 	// Release lets go what the view keeps from being tidied up: call it when everything was read.
 	Release func()
 	Close   func()
-	// Replay opens the changes from the view up to a position of the stream that it is beside. They
-	// end with io.EOF. It returns nil while that stream has not come to the view.
+	// Replay opens the changes from the view up to a position of the stream that it is beside, where they
+	// end with io.EOF, and go on when it is called again with a later one. It returns nil while that
+	// stream has not come to the view.
 	Replay func(ctx context.Context, until Position) (Stream, error)
 }
 
 // Store keeps flags, events and the position of what they are made of.
 type Store interface {
+	Newcomers
 	// Resume returns where the stored state stands, in line with today's plan; empty: count it first.
 	// missing says that some loops are not in it yet.
-	Resume(ctx context.Context, d *Decider) (at Position, missing bool, err error)
+	Resume(ctx context.Context) (at Position, missing bool, err error)
 	// Apply loads what the batch names, decides, and writes the outcome and the batch's position in
 	// one transaction. It fails with Deposed where another sidecar has moved the position.
 	Apply(ctx context.Context, b Batch, d *Decider) (Applied, error)
@@ -84,7 +86,7 @@ type Outbox interface {
 // Flow joins the parts.
 type Flow struct {
 	Source  Source
-	Store   Counters
+	Store   Store
 	Outbox  Outbox
 	Mailer  Mailer
 	Decider *Decider
@@ -93,14 +95,8 @@ type Flow struct {
 	recount bool          // the stream told that it does not join any more
 }
 
-// Counters is a store that lets new loops in.
-type Counters interface {
-	Store
-	Newcomers
-}
-
 // NewFlow returns a flow of these parts.
-func NewFlow(source Source, store Counters, outbox Outbox, mailer Mailer, d *Decider, log *slog.Logger) *Flow {
+func NewFlow(source Source, store Store, outbox Outbox, mailer Mailer, d *Decider, log *slog.Logger) *Flow {
 	return &Flow{Source: source, Store: store, Outbox: outbox, Mailer: mailer, Decider: d, Log: log, mails: make(chan struct{}, 1)}
 }
 
@@ -112,8 +108,8 @@ func (f *Flow) Follow(ctx context.Context) (err error) {
 		return err
 	}
 	defer stream.Close()
-	newcomers := f.newcomers(ctx, missing)
-	defer newcomers.stop()
+	joining := f.newcomers(ctx, missing)
+	defer joining.stop()
 	var wake time.Time
 	for {
 		batch, err := stream.Next(ctx, wake)
@@ -126,7 +122,7 @@ func (f *Flow) Follow(ctx context.Context) (err error) {
 		}
 		stream.Ack(batch.Position)
 		f.ring(applied.Mails)
-		if wake, err = newcomers.step(ctx, batch, applied.Wake); err != nil {
+		if wake, err = joining.step(ctx, batch, applied.Wake); err != nil {
 			return fmt.Errorf("let a new loop in: %w", err)
 		}
 	}
@@ -135,7 +131,7 @@ func (f *Flow) Follow(ctx context.Context) (err error) {
 // join opens the stream where the stored state stands. Where it does not join, the data is counted
 // again as of a new stream's first position. missing says that some loops are still to be counted.
 func (f *Flow) join(ctx context.Context) (stream Stream, missing bool, err error) {
-	at, missing, err := f.Store.Resume(ctx, f.Decider)
+	at, missing, err := f.Store.Resume(ctx)
 	if err != nil {
 		return nil, false, fmt.Errorf("read the position: %w", err)
 	}

@@ -65,12 +65,13 @@ func (s scriptSource) Snapshot(context.Context) (Snapshot, error) {
 }
 
 func (s scriptSource) Beside(context.Context) (Snapshot, error) {
+	since := &scriptReplay{s.script, 1}
 	replay := func(_ context.Context, until Position) (Stream, error) {
 		if s.behind {
 			s.behind = false
 			return nil, s.step("wait at %s", until)
 		}
-		return &scriptReplay{s.script, 1}, s.step("replay until %s", until)
+		return since, s.step("replay until %s", until)
 	}
 	return Snapshot{Name: "beside", Close: func() { s.step("let go") }, Replay: replay}, s.step("look")
 }
@@ -89,7 +90,7 @@ func (r *scriptReplay) Next(context.Context, time.Time) (Batch, error) {
 }
 
 func (r *scriptReplay) Ack(Position) {}
-func (r *scriptReplay) Close()       { r.step("replayed") }
+func (r *scriptReplay) Close()       {}
 
 func (s scriptSource) Next(ctx context.Context, _ time.Time) (Batch, error) {
 	if s.news > 0 {
@@ -107,7 +108,7 @@ func (s scriptSource) Close()          { s.said = append(s.said, "close") }
 
 type scriptStore struct{ *script }
 
-func (s scriptStore) Resume(context.Context, *Decider) (Position, bool, error) {
+func (s scriptStore) Resume(context.Context) (Position, bool, error) {
 	return s.stored, s.news > 0, s.step("stored")
 }
 
@@ -119,7 +120,7 @@ func (s scriptStore) Replay(_ context.Context, b Batch, _ *Decider) error {
 	return s.step("recall %s", b.Position)
 }
 
-func (s scriptStore) Admit(context.Context, *Decider) error { return s.step("admit") }
+func (s scriptStore) Admit(context.Context) error { return s.step("admit") }
 
 type scriptTallies struct{ *script }
 
@@ -215,21 +216,28 @@ func TestNewcomers(t *testing.T) {
 		want   string
 	}{
 		"between batches": {false, nil,
-			"stored · open here · look · tally beside · next · apply p4 · ack p4 · next · apply p3 · ack p3 · enter · next · apply p2 · ack p2 · enter · " +
-				"next · apply p1 · ack p1 · replay until p1 · again · recall old · replayed · tallied · let go · admit · next · apply p0 · ack p0 · close"},
-		"before the stream has come to the view": {true, nil,
-			"stored · open here · look · tally beside · next · apply p4 · ack p4 · next · apply p3 · ack p3 · enter · next · apply p2 · ack p2 · enter · " +
-				"next · apply p1 · ack p1 · wait at p1 · next · apply p0 · ack p0 · replay until p0 · again · recall old · replayed · tallied · let go · admit · close"},
+			"stored · open here · look · tally beside · next · apply p5 · ack p5 · next · apply p4 · ack p4 · replay until p4 · enter · " +
+				"next · apply p3 · ack p3 · replay until p3 · enter · next · apply p2 · ack p2 · replay until p2 · again · recall old · " +
+				"next · apply p1 · ack p1 · replay until p1 · tallied · let go · admit · next · apply p0 · ack p0 · close"},
+		"not before the stream has come to the view": {true, nil,
+			"stored · open here · look · tally beside · next · apply p5 · ack p5 · next · apply p4 · ack p4 · wait at p4 · " +
+				"next · apply p3 · ack p3 · replay until p3 · enter · next · apply p2 · ack p2 · replay until p2 · enter · " +
+				"next · apply p1 · ack p1 · replay until p1 · again · recall old · next · apply p0 · ack p0 · replay until p0 · tallied · let go · admit · close"},
 		"what cannot be counted yet stops nobody": {false, map[string][]error{"look": {broken}, "tally": {broken}},
-			"stored · open here · look · look · tally beside · let go · look · tally beside · next · apply p4 · ack p4 · next · apply p3 · ack p3 · enter · " +
-				"next · apply p2 · ack p2 · enter · next · apply p1 · ack p1 · replay until p1 · again · recall old · replayed · tallied · let go · admit · " +
-				"next · apply p0 · ack p0 · close"},
+			"stored · open here · look · look · tally beside · let go · look · tally beside · next · apply p5 · ack p5 · next · apply p4 · ack p4 · replay until p4 · enter · " +
+				"next · apply p3 · ack p3 · replay until p3 · enter · next · apply p2 · ack p2 · replay until p2 · again · recall old · " +
+				"next · apply p1 · ack p1 · replay until p1 · tallied · let go · admit · next · apply p0 · ack p0 · close"},
 		"begins again": {false, map[string][]error{"enter": {broken}},
-			"stored · open here · look · tally beside · next · apply p4 · ack p4 · next · apply p3 · ack p3 · enter · tallied · let go · close · " +
-				"stored · open here · look · tally beside · next · apply p2 · ack p2 · next · apply p1 · ack p1 · enter · next · apply p0 · ack p0 · enter · tallied · let go · close"},
+			"stored · open here · look · tally beside · next · apply p5 · ack p5 · next · apply p4 · ack p4 · replay until p4 · enter · tallied · let go · close · " +
+				"stored · open here · look · tally beside · next · apply p3 · ack p3 · next · apply p2 · ack p2 · replay until p2 · enter · " +
+				"next · apply p1 · ack p1 · replay until p1 · enter · next · apply p0 · ack p0 · replay until p0 · again · recall old · tallied · let go · close"},
+		"a slot beside that is lost loses not the stream": {false, map[string][]error{"again": {gapped()}},
+			"stored · open here · look · tally beside · next · apply p5 · ack p5 · next · apply p4 · ack p4 · replay until p4 · enter · " +
+				"next · apply p3 · ack p3 · replay until p3 · enter · next · apply p2 · ack p2 · replay until p2 · again · tallied · let go · close · " +
+				"stored · open here · next · apply p1 · ack p1 · next · apply p0 · ack p0 · close"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := &script{stored: "here", left: 5, news: 2, behind: c.behind, fails: c.fails}
+			s := &script{stored: "here", left: 6, news: 2, behind: c.behind, fails: c.fails}
 			if err := s.run(t); err != nil {
 				t.Error(err)
 			}

@@ -14,7 +14,7 @@ type Newcomers interface {
 	// Replay counts the uses of a batch, which the stream has passed, in the new loops alone.
 	Replay(ctx context.Context, b Batch, d *Decider) error
 	// Admit stores that the new loops are counted: from here on the stream's uses are theirs too.
-	Admit(ctx context.Context, d *Decider) error
+	Admit(ctx context.Context) error
 }
 
 // Tallies is what a count of new loops found.
@@ -25,9 +25,9 @@ type Tallies interface {
 }
 
 // newcomers lets new loops in. A slot beside the stream's exports a view, and the data is counted as of
-// it, in the background. What was found is written a piece between two batches. What happened since the
-// view is replayed from that slot, up to exactly where the stream stands. From there on one stream
-// serves all.
+// it, in the background. When the stream has come to the view, what was found is written, a piece between
+// two batches. What happened since is replayed from that slot, a batch between two batches, until it has
+// come to exactly where the stream stands. From there on one stream serves all.
 type newcomers struct {
 	flow    *Flow
 	cancel  context.CancelFunc
@@ -98,39 +98,34 @@ func (n *newcomers) step(ctx context.Context, applied Batch, wake time.Time) (ti
 		default:
 		}
 		return earlier(wake, time.Now().Add(newcomerLook)), nil
+	}
+	stream, err := n.now.view.Replay(ctx, applied.Position)
+	switch {
+	case err != nil:
+		return wake, besides(err)
+	case stream == nil:
+		return earlier(wake, time.Now().Add(newcomerLook)), nil
 	case !n.entered:
-		var err error
 		n.entered, err = n.now.tallies.Enter(ctx, n.flow.Decider)
 		n.flow.ring(1)
 		return time.Now(), err
-	case applied.Open:
-		return wake, nil // the stream has not come to the end of a transaction
 	}
-	stream, err := n.now.view.Replay(ctx, applied.Position)
-	if err != nil || stream == nil {
-		return earlier(wake, time.Now().Add(newcomerLook)), err
-	}
-	if err := n.replay(ctx, stream); err != nil {
-		return wake, err
+	batch, err := stream.Next(ctx, time.Now().Add(newcomerLook/5))
+	switch {
+	case err == nil:
+		return time.Now(), n.flow.Store.Replay(ctx, batch, n.flow.Decider)
+	case !errors.Is(err, io.EOF):
+		return wake, besides(err)
+	case applied.Open: // the stream has not come to the end of a transaction
+		return wake, nil
 	}
 	n.stop()
-	return wake, n.flow.Store.Admit(ctx, n.flow.Decider)
+	return wake, n.flow.Store.Admit(ctx)
 }
 
-func (n *newcomers) replay(ctx context.Context, stream Stream) error {
-	defer stream.Close()
-	for {
-		batch, err := stream.Next(ctx, time.Now().Add(time.Hour))
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := n.flow.Store.Replay(ctx, batch, n.flow.Decider); err != nil {
-			return err
-		}
-	}
+// besides is an error of the slot beside the stream's: whatever it is, the stream itself joins.
+func besides(err error) error {
+	return &Fault{Step: "replay what came since the count", Err: err, Kind: Transient, Hint: "the new loop is counted again"}
 }
 
 // stop ends the background and gives up what it found.

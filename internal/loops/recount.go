@@ -9,11 +9,13 @@ type Tally struct {
 	Subject string
 	Used    int64
 	First   time.Time
+	Credit  bool // some of them give back
 }
 
 // Recount applies a count of the i-th loop, as of now. Usage that was deleted never lowers a count: the
-// greater of stored and counted holds, unless it is counted afresh. What is stored without a window is no
-// count of one that opens. Where rows hold counts, a tally only names the subject.
+// greater of stored and counted holds, unless it is counted afresh, or something was given back. What is
+// stored without a window is no count of one that opens. Where rows hold counts, a tally only names the
+// subject. Of a new loop only the loop's own time passes: for the others the stream has not come so far.
 func (d *Decider) Recount(s *State, i int, now time.Time, afresh bool, tallies []Tally) {
 	window := d.plan.Loops[i].Window
 	for _, t := range tallies {
@@ -21,12 +23,20 @@ func (d *Decider) Recount(s *State, i int, now time.Time, afresh bool, tallies [
 		if sub.Deleted || Nobody(t.Subject) {
 			continue
 		}
-		d.elapse(s, sub, now)
+		if !s.elsewhere(i) {
+			d.elapse(s, sub, now)
+		}
 		if d.watches[Usage].Gauge() {
 			d.read(s, sub, i, s.Now)
 			continue
 		}
 		a := d.access(s, sub, i)
+		if s.elsewhere(i) {
+			if !a.ResetsAt.IsZero() && !a.ResetsAt.After(now) {
+				d.close(s, sub, i)
+			}
+			d.limit(s, sub, i, s.Now)
+		}
 		if window.Kind == Lifetime && !a.ResetsAt.IsZero() {
 			a.PeriodStart, a.ResetsAt, a.dirty = time.Time{}, time.Time{}, true
 		}
@@ -36,7 +46,7 @@ func (d *Decider) Recount(s *State, i int, now time.Time, afresh bool, tallies [
 		used := t.Used
 		if a.ResetsAt.IsZero() && window.Kind != Lifetime {
 			d.reopen(a, window, now, t.First)
-		} else if !afresh {
+		} else if !afresh && !t.Credit {
 			used = max(used, a.Used)
 		}
 		if used != a.Used || !a.stored {
@@ -59,19 +69,30 @@ func (d *Decider) reopen(a *Access, window Window, now, first time.Time) {
 }
 
 // Refresh brings every loaded subject in line with a plan that changed: tiers, limits, messages, and
-// a row for each feature.
-func (d *Decider) Refresh(s *State) {
+// a row for each feature. The batch is the last that was decided: time goes no further. Loops that are counted
+// elsewhere follow when they are.
+func (d *Decider) Refresh(s *State, b Batch) error {
+	at := s.present(b)
 	for _, sub := range s.Subjects {
 		if sub.Deleted {
 			continue
 		}
-		d.retier(s, sub, s.Now)
+		d.retier(s, sub, at)
 		d.complete(s, sub)
 		for i, a := range sub.Access {
-			if a == nil {
-				continue
+			if a != nil && !s.elsewhere(i) {
+				d.limit(s, sub, i, at)
 			}
-			d.limit(s, sub, i, s.Now)
+		}
+	}
+	return nil
+}
+
+// Complete gives the loaded subjects a row for each feature.
+func (d *Decider) Complete(s *State) {
+	for _, sub := range s.Subjects {
+		if !sub.Deleted {
+			d.complete(s, sub)
 		}
 	}
 }

@@ -102,8 +102,8 @@ type State struct {
 	Now      time.Time     // the database's clock, or the test clock
 	Shift    time.Duration // how far the test clock is ahead of commit times
 	Counting bool          // a count, not the stream: what was not known before stays silent
-	Silent   bool          // a first count of a new loop: nothing that it finds is a crossing
-	// Elsewhere marks the loops whose uses are counted by somebody else: new ones, or all but those.
+	// Elsewhere marks the loops whose uses are counted by somebody else: new ones, until they are let in, or
+	// all but those. What is found of them is no crossing.
 	Elsewhere []bool
 	// FirstEpisode is where new rows begin: behind all those of a table that was dropped.
 	FirstEpisode int64
@@ -136,6 +136,16 @@ func (s *State) when(c *Change) time.Time {
 	}
 	return c.Committed.Add(s.Shift)
 }
+
+// present is the moment that a batch has come to: now, where the stream is quiet.
+func (s *State) present(b Batch) time.Time {
+	if through := b.Through.Add(s.Shift); !b.Through.IsZero() && through.Before(s.Now) {
+		return through
+	}
+	return s.Now
+}
+
+func (s *State) elsewhere(i int) bool { return s.Elsewhere != nil && s.Elsewhere[i] }
 
 // Load adds a stored subject.
 func (s *State) Load(sub Subject) *Subject {

@@ -252,7 +252,7 @@ func TestRecount(t *testing.T) {
 	horizon := march.Add(-fixed30.Length)
 	w := newWorld(t, planOf(features(freeOnly(3))), march)
 	tally := func(tallies ...Tally) { w.counting(func(s *State) { w.d.Recount(s, 0, s.Now, false, tallies) }) }
-	tally(Tally{"new", 5, march.Add(-time.Hour)}, Tally{"below", 2, march.Add(-time.Hour)}, Tally{"edge", 1, horizon.Add(time.Second)})
+	tally(Tally{"new", 5, march.Add(-time.Hour), false}, Tally{"below", 2, march.Add(-time.Hour), false}, Tally{"edge", 1, horizon.Add(time.Second), false})
 	w.expect("new blocked features 5/3 silent")
 	if a := w.row("new"); a.Allowed || a.PeriodStart != utc("2026-03-01 08:59:00") {
 		t.Errorf("new: %+v", a)
@@ -260,7 +260,7 @@ func TestRecount(t *testing.T) {
 	if a := w.row("edge"); !a.ResetsAt.After(w.now) || a.PeriodStart.Before(horizon) {
 		t.Errorf("the first use within the last period opened [%s, %s) at %s", a.PeriodStart, a.ResetsAt, w.now)
 	}
-	tally(Tally{"below", 3, march.Add(-2 * time.Hour)}, Tally{"new", 1, march.Add(-time.Hour)})
+	tally(Tally{"below", 3, march.Add(-2 * time.Hour), false}, Tally{"new", 1, march.Add(-time.Hour), false})
 	w.expect("below blocked features 3/3")
 	if a := w.row("new"); a.Used != 5 {
 		t.Errorf("deleted usage lowered the count: %+v", a)
@@ -269,13 +269,13 @@ func TestRecount(t *testing.T) {
 		t.Errorf("an open window moved to %s", a.PeriodStart)
 	}
 	w.apply(user(Insert, "1", "gone", "a@b.c", march), user(Delete, "1", "", "", march))
-	tally(Tally{"gone", 9, march}, Tally{AnySubject, 9, march})
+	tally(Tally{"gone", 9, march, false}, Tally{AnySubject, 9, march, false})
 	if len(w.access["gone"])+len(w.access[AnySubject]) != 0 {
 		t.Error("a count brought rows back")
 	}
 	// The window that follows a closed one does not overlap it.
 	w.access["below"][0] = Access{Allowed: true, Tier: DefaultTier, Limit: 3, ClosedAt: march.Add(-30 * time.Second), Episode: 1}
-	tally(Tally{"below", 1, march.Add(-10 * time.Second)})
+	tally(Tally{"below", 1, march.Add(-10 * time.Second), false})
 	if a := w.row("below"); a.PeriodStart != march.Add(-30*time.Second) || a.Used != 1 {
 		t.Errorf("below: %+v", a)
 	}
@@ -287,7 +287,7 @@ func TestRefresh(t *testing.T) {
 	w.expect("bob blocked features 2/2")
 	replan := func(loops ...Loop) {
 		w.d, w.loops = NewDecider(planOf(loops...), watches()), len(loops)
-		w.counting(func(s *State) { w.d.Refresh(s) })
+		w.counting(func(s *State) { w.d.Refresh(s, Batch{}) })
 	}
 	replan(features(freeOnly(1)))
 	w.expect("ann blocked features 1/1")

@@ -127,7 +127,7 @@ func (h *history) pending() string {
 	}
 	return scan[string](h.t, h.conn, `SELECT concat_ws('; ',
 		(SELECT 'the plan is another one' WHERE NOT EXISTS (SELECT FROM tiergate.plan) OR EXISTS (SELECT FROM tiergate.plan WHERE message NOT LIKE $1)),
-		(SELECT 'rows are those of an older plan' WHERE NOT EXISTS (SELECT FROM tiergate.meta WHERE key = 'plan' AND value <> $2)),
+		(SELECT 'rows are those of an older plan' WHERE EXISTS (SELECT FROM tiergate.meta WHERE key = 'plan' AND value IN ($2, ''))),
 		(SELECT 'usage is not published' WHERE NOT EXISTS (SELECT FROM pg_publication_tables WHERE pubname = 'tiergate_usage' AND tablename = 'usage')),
 		(SELECT 'feature_access is not whole' WHERE EXISTS (SELECT FROM tiergate.plan p
 			WHERE NOT EXISTS (SELECT FROM feature_access fa WHERE fa.subject_id = '*' AND fa.feature = p.feature))))`,

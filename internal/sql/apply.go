@@ -36,6 +36,7 @@ type Store struct {
 	at           loops.Position // as stored
 	stale        bool           // rows are still to be brought in line with the plan
 	refreshed    string         // the last subject whose rows are
+	again        bool           // so are those of loops that are counted anew, when they are
 	elsewhere    []bool         // loops that are not counted yet; nil: all are
 	whole        bool           // every subject has its rows, as far as this connection knows
 	sparse       bool
@@ -88,15 +89,15 @@ func closeConn(conn *pgx.Conn) {
 	conn.Close(ctx)
 }
 
-// Resume connects anew, brings the rows in line with a plan that changed, and returns where the state
-// stands; "" where the data must be counted first. missing says that only some loops are.
-func (s *Store) Resume(ctx context.Context, d *loops.Decider) (at loops.Position, missing bool, err error) {
+// Resume connects anew, stores a plan that changed, and returns where the state stands; "" where the data must
+// be counted first. missing says that only some loops are.
+func (s *Store) Resume(ctx context.Context) (at loops.Position, missing bool, err error) {
 	s.Close()
 	conn, err := Connect(ctx, s.url, ForApply)
 	if err != nil {
 		return "", false, err
 	}
-	s.conn, s.nextDue, s.whole, s.elsewhere = conn, time.Time{}, false, nil
+	s.conn, s.nextDue, s.whole, s.elsewhere, s.again = conn, time.Time{}, false, nil, false
 	err = conn.QueryRow(ctx, `SELECT position, seq, coalesce((SELECT value::bigint FROM tiergate.meta WHERE key = 'first_episode'), 0)
 		FROM tiergate.checkpoint WHERE term = $1`, s.term).Scan(&at, &s.seq, &s.firstEpisode)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -113,24 +114,20 @@ func (s *Store) Resume(ctx context.Context, d *loops.Decider) (at loops.Position
 	if err != nil || at == "" || have.Tables != s.countedNow().Tables {
 		return "", false, err
 	}
-	if err := s.beginRefresh(ctx); err != nil {
+	if missing, err = s.exclude(ctx, have); err != nil {
 		return "", false, err
 	}
-	if s.stale {
-		if err := s.refreshPage(ctx, d); err != nil { // more of them between the stream's batches
-			return "", false, err
-		}
-	}
-	missing, err = s.exclude(ctx, have)
-	return at, missing, err
+	return at, missing, s.beginRefresh(ctx)
 }
 
 // exclude leaves the loops that are not counted yet to whoever counts them.
 func (s *Store) exclude(ctx context.Context, have counted) (missing bool, err error) {
 	elsewhere := make([]bool, len(s.plan.Loops))
 	for i := range s.plan.Loops {
-		elsewhere[i] = !have.has(&s.plan.Loops[i])
+		l := &s.plan.Loops[i]
+		elsewhere[i] = !have.has(l)
 		missing = missing || elsewhere[i]
+		s.again = s.again || (elsewhere[i] && have.Loops[l.Feature] != "")
 	}
 	if missing {
 		s.elsewhere = elsewhere
@@ -154,7 +151,7 @@ func (s *Store) Apply(ctx context.Context, b loops.Batch, d *loops.Decider) (loo
 	s.gauges.Following()
 	if s.stale {
 		applied.Wake = time.Now()
-		return applied, s.refreshPage(ctx, d)
+		return applied, s.refreshPage(ctx, b.Through, d)
 	}
 	return applied, nil
 }

@@ -15,12 +15,12 @@ import (
 // a count that was cut short begins again. Windows once opened stay; old flags stand until replaced.
 func (s *Store) Count(ctx context.Context, view loops.Snapshot, d *loops.Decider) error {
 	if s.conn == nil || s.conn.IsClosed() {
-		if _, _, err := s.Resume(ctx, d); err != nil {
+		if _, _, err := s.Resume(ctx); err != nil {
 			return err
 		}
 	}
 	begun := time.Now()
-	s.elsewhere = nil
+	s.elsewhere, s.again = nil, false
 	if err := s.closeDue(ctx, d); err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (s *Store) finish(ctx context.Context, reader *pgx.Conn, d *loops.Decider, 
 		return err
 	}
 	for s.stale {
-		if err := s.refreshPage(ctx, d); err != nil {
+		if err := s.refreshPage(ctx, time.Time{}, d); err != nil {
 			return err
 		}
 	}
@@ -145,7 +145,7 @@ func (s *Store) Tally(ctx context.Context, view loops.Snapshot) (loops.Tallies, 
 		r.Close()
 		return nil, err
 	}
-	r.silent, r.size = true, piece
+	r.size = piece
 	return r, nil
 }
 
@@ -169,19 +169,22 @@ func (s *Store) sayCounted(ctx context.Context, conn *pgx.Conn) error {
 // Replay counts the uses of a batch in the loops that are not counted yet.
 func (s *Store) Replay(ctx context.Context, b loops.Batch, d *loops.Decider) error {
 	uses := slices.DeleteFunc(b.Changes, func(c loops.Change) bool { return c.Role != loops.Usage || c.Gauge() })
+	if len(uses) == 0 {
+		return nil
+	}
 	others := make([]bool, len(s.elsewhere))
 	for i, missing := range s.elsewhere {
 		others[i] = !missing
 	}
-	_, err := s.transact(ctx, needsOf(uses), loops.Batch{Changes: uses, Position: s.at}, false, func(st *loops.State, b loops.Batch) error {
+	_, err := s.transact(ctx, needsOf(uses), loops.Batch{Changes: uses, Position: s.at, Through: b.Through}, false, func(st *loops.State, b loops.Batch) error {
 		st.Elsewhere = others
 		return d.Decide(st, b)
 	})
 	return err
 }
 
-// Admit stores that every loop is counted.
-func (s *Store) Admit(ctx context.Context, _ *loops.Decider) error {
+// Admit stores that every loop is counted. The rows of those that were counted anew follow the plan now.
+func (s *Store) Admit(ctx context.Context) error {
 	var features []string
 	for i, missing := range s.elsewhere {
 		if missing {
@@ -189,6 +192,12 @@ func (s *Store) Admit(ctx context.Context, _ *loops.Decider) error {
 		}
 	}
 	s.elsewhere = nil
+	if s.again {
+		if err := s.setMeta(ctx, "plan", ""); err != nil {
+			return err
+		}
+		s.stale, s.again, s.refreshed = true, false, ""
+	}
 	s.log.Info("new loops are counted and follow the stream", "features", features)
 	return s.setCounted(ctx)
 }

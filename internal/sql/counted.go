@@ -44,7 +44,7 @@ func (c counted) has(l *loops.Loop) bool { return c.Loops[l.Feature] == countedA
 
 // afresh reports whether what is stored of a loop is no count of it: it was cut short, or made under
 // another trigger.
-func (c counted) afresh(l *loops.Loop) bool { return c.Down || (c.Loops != nil && !c.has(l)) }
+func (c counted) afresh(l *loops.Loop) bool { return c.Down || (c.Tables != "" && !c.has(l)) }
 
 func (s *Store) counted(ctx context.Context, conn *pgx.Conn) (c counted, err error) {
 	var text string

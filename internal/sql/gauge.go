@@ -46,7 +46,7 @@ func gaugesSQL(w *loops.Watch) string {
 // readSQL lists the subjects for whom a loop's count is not what their rows add up to, or still has a
 // window: the subject, the sum, and now. $1 is the feature.
 func readSQL(w *loops.Watch, l *loops.Loop, access string) string {
-	return fmt.Sprintf(`SELECT coalesce(u.subject_id, fa.subject_id) AS subject_id, coalesce(u.used, 0) AS used, now() AS first
+	return fmt.Sprintf(`SELECT coalesce(u.subject_id, fa.subject_id) AS subject_id, coalesce(u.used, 0) AS used, now() AS first, false AS credit
 		FROM (SELECT %s AS subject_id, least(greatest(0, sum(%s)), 9223372036854775807)::bigint AS used FROM %s WHERE %s AND %s GROUP BY 1) u
 		FULL JOIN (SELECT * FROM %s WHERE feature = $1 AND subject_id <> '*') fa ON fa.subject_id = u.subject_id
 		WHERE fa.used IS DISTINCT FROM coalesce(u.used, 0) OR fa.resets_at IS NOT NULL`,

@@ -94,7 +94,7 @@ func TestLeaseIsHandedOver(t *testing.T) {
 		t.Errorf("an ended wait: %v", err)
 	}
 	apply := a.storeAt(first.Term)
-	if _, _, err := apply.Resume(t.Context(), a.decider()); err != nil {
+	if _, _, err := apply.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 
@@ -125,7 +125,7 @@ func TestLeaseIsHandedOver(t *testing.T) {
 	if _, err := apply.Apply(t.Context(), loops.Batch{Position: "later"}, a.decider()); err == nil {
 		t.Error("the old leader's session outlived its lease")
 	}
-	_, _, err = apply.Resume(t.Context(), a.decider())
+	_, _, err = apply.Resume(t.Context())
 	kindIs(t, err, loops.Deposed)
 	kindIs(t, <-held, loops.Deposed)
 	a.expect(`SELECT position FROM tiergate.checkpoint`, "")
@@ -141,7 +141,7 @@ func TestDeposedStoreWritesNothing(t *testing.T) {
 		UNION ALL SELECT kind FROM tiergate.access_event ORDER BY 1`
 
 	old := a.storeAt(a.term())
-	if _, _, err := old.Resume(t.Context(), a.decider()); err != nil {
+	if _, _, err := old.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	a.exec(`UPDATE tiergate.checkpoint SET term = term + 1`)
@@ -155,7 +155,7 @@ func TestDeposedStoreWritesNothing(t *testing.T) {
 	// Two of one term, which must never be: only one of them moves on.
 	one, two := a.storeAt(a.term()), a.storeAt(a.term())
 	for _, s := range []*Store{one, two} {
-		if _, _, err := s.Resume(t.Context(), a.decider()); err != nil {
+		if _, _, err := s.Resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -180,7 +180,7 @@ func TestIdleDatabaseStaysIdle(t *testing.T) {
 	a := newConventional(t)
 	s := a.store()
 	a.count(s)
-	if _, _, err := s.Resume(t.Context(), a.decider()); err != nil {
+	if _, _, err := s.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Apply(t.Context(), loops.Batch{Position: "p1"}, a.decider()); err != nil {

@@ -95,5 +95,5 @@ func PublicationState(ctx context.Context, conn *pgx.Conn) (string, error) {
 			FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 			WHERE r.prpubid = p.oid)), ' ' ORDER BY p.pubname), '')
 		FROM pg_publication p WHERE p.pubname = ANY($1)`, []string{UsagePublication, StatePublication}).Scan(&text)
-	return text, explain("look at the publications", err)
+	return digest(text), explain("look at the publications", err)
 }

@@ -201,7 +201,7 @@ func (r *reading) tallies(i int, afresh bool) func(context.Context, pgx.Rows, *l
 	return func(ctx context.Context, rows pgx.Rows, d *loops.Decider) (int, error) {
 		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t loops.Tally, err error) {
 			var first *time.Time
-			err = row.Scan(&t.Subject, &t.Used, &first)
+			err = row.Scan(&t.Subject, &t.Used, &first, &t.Credit)
 			t.First = orZero(first)
 			return t, err
 		})
@@ -228,7 +228,7 @@ func (r *reading) askRows(ctx context.Context) error {
 		for _, id := range ids {
 			n.subjects[id] = struct{}{}
 		}
-		return len(ids), r.decide(ctx, n, d.Refresh)
+		return len(ids), r.decide(ctx, n, d.Complete)
 	}
 	return r.ask(ctx, "find subjects without a row", enter, `SELECT subject_id FROM tiergate.subject s WHERE `+r.store.lacking())
 }
@@ -237,7 +237,6 @@ func (r *reading) askRows(ctx context.Context) error {
 func (r *reading) decide(ctx context.Context, n needs, decide func(*loops.State)) error {
 	s := r.store
 	_, err := s.transact(ctx, n, loops.Batch{Position: s.at}, true, func(st *loops.State, _ loops.Batch) error {
-		st.Silent = r.silent
 		decide(st)
 		return nil
 	})

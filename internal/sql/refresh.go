@@ -2,40 +2,45 @@ package sql
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tiergate/tiergate/internal/loops"
 )
 
-// beginRefresh stores a plan that differs from the one the rows were made under, and removes the rows of
-// features that are gone. The rows that stay are brought in line page by page.
+// beginRefresh stores a plan that differs from the one the rows were made under. The rows are brought in
+// line page by page.
 func (s *Store) beginRefresh(ctx context.Context) error {
 	have, err := s.meta(ctx, "plan")
-	s.stale = err == nil && have != s.planNow()
-	if !s.stale {
+	if s.stale = err == nil && have != s.planNow(); !s.stale {
 		return err
 	}
 	s.refreshed = ""
-	if err := s.removeFeatures(ctx); err != nil {
-		return err
-	}
 	return s.writePlan(ctx)
 }
 
 func (s *Store) planNow() string { return digest(s.plan.Loops, s.plan.Tiers, s.plan.Grace) }
 
-// refreshPage brings the next rows in line with the plan: tiers, limits and messages follow.
-func (s *Store) refreshPage(ctx context.Context, d *loops.Decider) (err error) {
-	last, err := s.refresh(ctx, s.conn, d, `NOT deleted`, s.refreshed)
+// refreshPage brings the next rows in line with the plan: tiers, limits and messages follow, and those of
+// features that are gone go. through is the commit time that the stream has come to.
+func (s *Store) refreshPage(ctx context.Context, through time.Time, d *loops.Decider) error {
+	ids, err := s.page(ctx, s.conn, `NOT deleted`, s.refreshed, piece)
 	if err != nil {
 		return err
 	}
-	if s.stale, s.refreshed = last != "", last; s.stale {
+	if _, err := s.conn.Exec(ctx, `DELETE FROM `+s.access+` WHERE subject_id = ANY($1) AND feature <> ALL($2)`, ids, s.features); err != nil {
+		return explain("remove a feature", err)
+	}
+	if err := s.refresh(ctx, ids, through, d); err != nil {
+		return err
+	}
+	if len(ids) == piece {
+		s.refreshed = ids[len(ids)-1]
 		return nil
 	}
+	s.stale = false
 	return s.setMeta(ctx, "plan", s.planNow())
 }
 
@@ -43,11 +48,16 @@ func (s *Store) refreshPage(ctx context.Context, d *loops.Decider) (err error) {
 // reads through a session that may take its time, and only after something was found.
 func (s *Store) complete(ctx context.Context, reader *pgx.Conn, d *loops.Decider) error {
 	for last := ""; !s.whole; {
-		var err error
-		if last, err = s.refresh(ctx, reader, d, s.lacking(), last); err != nil {
+		ids, err := s.page(ctx, reader, s.lacking(), last, chunk)
+		if err != nil {
 			return err
 		}
-		s.whole = last == ""
+		if err := s.refresh(ctx, ids, time.Time{}, d); err != nil {
+			return err
+		}
+		if s.whole = len(ids) < chunk; !s.whole {
+			last = ids[len(ids)-1]
+		}
 	}
 	return nil
 }
@@ -58,59 +68,38 @@ func (s *Store) lacking() string {
 		loops.DefaultTier, s.sparse, s.access, len(s.plan.Loops))
 }
 
-// refresh lets the decider look at the next subjects that a condition names, and returns the last of them;
-// empty: there are no more.
-func (s *Store) refresh(ctx context.Context, reader *pgx.Conn, d *loops.Decider, which, after string) (last string, err error) {
-	rows, err := reader.Query(ctx, `SELECT subject_id FROM tiergate.subject s WHERE subject_id > $1 AND `+which+` ORDER BY 1 LIMIT $2`, after, piece)
+// page returns the next subjects that a condition names.
+func (s *Store) page(ctx context.Context, reader *pgx.Conn, which, after string, size int) ([]string, error) {
+	rows, err := reader.Query(ctx, `SELECT subject_id FROM tiergate.subject s WHERE subject_id > $1 AND `+which+` ORDER BY 1 LIMIT $2`, after, size)
 	if err != nil {
-		return "", explain("bring rows in line with the plan", err)
+		return nil, explain("bring rows in line with the plan", err)
 	}
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil || len(ids) == 0 {
-		return "", explain("bring rows in line with the plan", err)
+	return ids, explain("bring rows in line with the plan", err)
+}
+
+// refresh lets the decider look at subjects again.
+func (s *Store) refresh(ctx context.Context, ids []string, through time.Time, d *loops.Decider) error {
+	if len(ids) == 0 {
+		return nil
 	}
 	n := needsOf(nil)
 	for _, id := range ids {
 		n.subjects[id] = struct{}{}
 	}
-	_, err = s.transact(ctx, n, loops.Batch{Position: s.at}, true, func(st *loops.State, _ loops.Batch) error {
-		d.Refresh(st)
-		return nil
-	})
-	if len(ids) < piece {
-		return "", err
-	}
-	return ids[len(ids)-1], err
+	_, err := s.transact(ctx, n, loops.Batch{Position: s.at, Through: through}, true, d.Refresh)
+	return err
 }
 
-// removeFeatures takes the rows of features that left the plan, page by page. Where rows of theirs are made
-// again, they begin behind every episode that was ever answered. The row of '*' stays as long as the plan
-// names the feature: without it the table counts as emptied.
-func (s *Store) removeFeatures(ctx context.Context) error {
-	var gone bool
-	err := s.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tiergate.plan WHERE feature <> ALL($1))`, s.features).Scan(&gone)
-	if err != nil || !gone {
-		return explain("look at the plan", err)
-	}
-	if _, err := s.conn.Exec(ctx, newEpisodes); err != nil {
-		return explain("remove a feature", err)
-	}
-	for last := [2]string{}; ; {
-		err := s.conn.QueryRow(ctx, `WITH page AS (SELECT subject_id, feature FROM `+s.access+` WHERE (subject_id, feature) > ($1, $2) ORDER BY 1, 2 LIMIT $3),
-				gone AS (DELETE FROM `+s.access+` fa USING page p WHERE fa.subject_id = p.subject_id AND fa.feature = p.feature AND fa.feature <> ALL($4) AND fa.subject_id <> '*')
-			SELECT subject_id, feature FROM page ORDER BY 1 DESC, 2 DESC LIMIT 1`, last[0], last[1], chunk, s.features).Scan(&last[0], &last[1])
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
-			return explain("remove a feature", err)
-		}
-	}
-}
-
-// writePlan stores the loops for the functions, and the row of '*' that says what "no row" means.
+// writePlan stores the loops for the functions, and the rows of '*' that say what "no row" means, and marks
+// all other rows as made under another plan. Where rows of a feature that is gone are made again, they begin
+// behind every episode that was ever answered.
 func (s *Store) writePlan(ctx context.Context) error {
 	batch := &pgx.Batch{}
+	batch.Queue(`WITH gone AS (SELECT FROM tiergate.plan WHERE feature <> ALL($1))
+		INSERT INTO tiergate.meta (key, value) SELECT 'first_episode', extract(epoch FROM now())::bigint::text WHERE EXISTS (SELECT FROM gone)
+		ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value`, s.features)
+	batch.Queue(setMetaSQL("plan", ""))
 	batch.Queue(`DELETE FROM tiergate.plan`)
 	for i := range s.plan.Loops {
 		l := &s.plan.Loops[i]

@@ -52,6 +52,7 @@ func Connect(ctx context.Context, url string, purpose Purpose) (*pgx.Conn, error
 		"lock_timeout":                        "5s",
 		"statement_timeout":                   "20s",
 		"idle_in_transaction_session_timeout": "20s",
+		"idle_session_timeout":                "0",
 		"tcp_keepalives_idle":                 "10",
 		"tcp_keepalives_interval":             "5",
 		"tcp_keepalives_count":                "3",

@@ -68,7 +68,7 @@ func ReadStatus(ctx context.Context, conn *pgx.Conn, schema string) (Status, err
 	var piece Piece
 	batch := &pgx.Batch{}
 	batch.Queue(`SELECT c.position, c.source_time, c.applied_at, (tiergate.freshness()).lag, (SELECT count(*) FROM tiergate.subject WHERE NOT deleted),
-			coalesce(greatest(0, pg_wal_lsn_diff(pg_current_wal_flush_lsn(), (p.at ->> 'end')::pg_lsn)), 0)::bigint,
+			coalesce(greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END, (p.at ->> 'end')::pg_lsn)), 0)::bigint,
 			coalesce(p.at ->> 'xid', '0')::bigint, coalesce(p.at ->> 'rows', '0')::bigint
 		FROM tiergate.checkpoint c CROSS JOIN LATERAL (SELECT nullif(c.position, '')::jsonb AS at) p`).QueryRow(func(r pgx.Row) error {
 		return r.Scan(&position, &st.SourceTime, &st.AppliedAt, &lag, &st.Subjects, &st.LagBytes, &piece.Xid, &piece.Rows)

@@ -117,7 +117,7 @@ func tallySQL(w *loops.Watch, l *loops.Loop, access string) string {
 	if l.Window.Kind == loops.Lifetime {
 		window = "false" // what is stored is the window of an earlier plan
 	}
-	return fmt.Sprintf(`SELECT u.subject_id, greatest(least(sum(u.n), %d), %d)::bigint AS used, min(u.at) AS first
+	return fmt.Sprintf(`SELECT u.subject_id, greatest(least(sum(u.n), %d), %d)::bigint AS used, min(u.at) AS first, bool_or(u.n < 0) AS credit
 		FROM (SELECT %s AS subject_id, %s AS at, %s AS n FROM %s WHERE %s AND %s AND %s) u
 		LEFT JOIN %s fa ON fa.subject_id = u.subject_id AND fa.feature = $3
 		LEFT JOIN tiergate.subject back ON back.subject_id = u.subject_id AND back.since IS NOT NULL
@@ -131,7 +131,7 @@ func tallySQL(w *loops.Watch, l *loops.Loop, access string) string {
 // afreshSQL adds the subjects of whom a tally finds nothing to those of whom it does.
 func afreshSQL(tally, access string) string {
 	return fmt.Sprintf(`WITH t AS (%s) SELECT * FROM t UNION ALL
-		SELECT fa.subject_id, 0, NULL FROM %s fa LEFT JOIN t USING (subject_id)
+		SELECT fa.subject_id, 0, NULL, false FROM %s fa LEFT JOIN t USING (subject_id)
 		WHERE fa.feature = $3 AND fa.subject_id <> '*' AND fa.used <> 0 AND t.subject_id IS NULL`, tally, access)
 }
 
