@@ -105,6 +105,11 @@ func prepare(ctx context.Context, dir string) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	return lookUp(ctx, s, plan)
+}
+
+// lookUp matches a configuration with the database as it is.
+func lookUp(ctx context.Context, s config.Settings, plan *loops.Plan) (*prepared, error) {
 	conn, err := sql.Connect(ctx, s.Database.URL, sql.ForCommand)
 	if err != nil {
 		return nil, err

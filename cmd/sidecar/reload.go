@@ -5,15 +5,39 @@ import (
 	"errors"
 	"os"
 
+	"github.com/tiergate/tiergate/internal/config"
 	"github.com/tiergate/tiergate/internal/loops"
 	"github.com/tiergate/tiergate/internal/mail"
 )
 
+// configuration is what an operator wrote. It is read at the start and at a hangup, and never in between: a
+// session that begins again because of a migration must not meet a file that is half edited.
+type configuration struct {
+	settings config.Settings
+	plan     *loops.Plan
+	mails    *mail.Mailer
+}
+
+func readConfiguration(dir string) (*configuration, error) {
+	settings, err := readSettings(dir)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := readPlan(dir, settings)
+	if err != nil {
+		return nil, err
+	}
+	mails, err := mailer(settings)
+	if err != nil {
+		return nil, err
+	}
+	return &configuration{settings, plan, mails}, checkTemplates(mails, plan)
+}
+
 // errReload ends a session whose configuration has changed.
 var errReload = errors.New("the configuration has changed")
 
-// untilReload runs a session until it ends, or until a hangup brings a configuration that can take its
-// place: one with a mistake changes nothing.
+// untilReload runs a session until it ends, or until a hangup brings a configuration that can take its place.
 func (s *sidecar) untilReload(ctx context.Context, hangup <-chan os.Signal) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -24,16 +48,9 @@ func (s *sidecar) untilReload(ctx context.Context, hangup <-chan os.Signal) erro
 				return
 			case <-hangup:
 			}
-			err := s.acceptable(ctx)
-			if ctx.Err() != nil {
-				return
+			if s.reload(ctx) {
+				end(errReload)
 			}
-			if err != nil {
-				s.log.Error("the changed configuration is refused, the old one holds", "error", err)
-				continue
-			}
-			end(errReload)
-			return
 		}
 	}()
 	err := s.session(ctx)
@@ -43,27 +60,32 @@ func (s *sidecar) untilReload(ctx context.Context, hangup <-chan os.Signal) erro
 	return err
 }
 
-// acceptable reads the configuration anew, and finds what would stop a session with it.
-func (s *sidecar) acceptable(ctx context.Context) error {
-	p, _, err := configure(ctx, s.dir)
-	if err != nil {
-		return err
+// reload takes over a configuration that has changed, whole. One with a mistake changes nothing.
+func (s *sidecar) reload(ctx context.Context) (taken bool) {
+	changed, err := s.acceptable(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return false
+	case err != nil:
+		s.log.Error("the changed configuration is refused, the old one holds", "error", err)
+		return false
 	}
-	if now := s.current.Load(); now != nil && (p.settings.AdminListen != now.settings.AdminListen || p.settings.AdminToken != now.settings.AdminToken) {
-		return &loops.Fault{Step: "admin.listen, admin.token", Err: errors.New("cannot change while the sidecar runs"), Hint: "restart it", Kind: loops.Permanent}
-	}
-	return nil
+	s.config.Store(changed)
+	return true
 }
 
-// configure reads the configuration, and matches it with the database.
-func configure(ctx context.Context, dir string) (*prepared, *mail.Mailer, error) {
-	p, err := prepare(ctx, dir)
+// acceptable reads the configuration anew, and finds what would stop a session with it.
+func (s *sidecar) acceptable(ctx context.Context) (*configuration, error) {
+	changed, err := readConfiguration(s.dir)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	mails, err := mailer(p.settings)
-	if err != nil {
-		return nil, nil, err
+	if _, err := lookUp(ctx, changed.settings, changed.plan); err != nil {
+		return nil, err
 	}
-	return p, mails, checkTemplates(mails, p.plan)
+	old := s.config.Load()
+	if old != nil && (changed.settings.AdminListen != old.settings.AdminListen || changed.settings.AdminToken != old.settings.AdminToken) {
+		return nil, &loops.Fault{Step: "admin.listen, admin.token", Err: errors.New("cannot change while the sidecar runs"), Hint: "restart it", Kind: loops.Permanent}
+	}
+	return changed, nil
 }

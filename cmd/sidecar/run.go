@@ -60,14 +60,23 @@ type sidecar struct {
 	begun    bool                   // a session got as far as an installed database
 	followed atomic.Bool            // and another one, or the same, to flags that follow it
 
+	config  atomic.Pointer[configuration]
 	current atomic.Pointer[prepared] // what the session works on
 	stop    func()                   // ends the admin address, which outlives sessions; nil: it is not open
 }
 
-// run keeps a session going: each reads the configuration and the catalog anew. Once one has followed, nothing
-// that a migration does to the database ends the process: it waits until there is something to follow again.
+// run keeps a session going: each reads the catalog anew. Once one has followed, nothing that a migration does
+// to the database ends the process: it waits until there is something to follow again.
 func (s *sidecar) run(ctx context.Context) error {
 	s.notReady("starting")
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	configured, err := readConfiguration(s.dir)
+	if err != nil {
+		return err
+	}
+	s.config.Store(configured)
 	if s.once {
 		return s.session(ctx)
 	}
@@ -76,9 +85,6 @@ func (s *sidecar) run(ctx context.Context) error {
 			s.stop()
 		}
 	}()
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 	for pause := firstPause; ; pause = min(2*pause, time.Minute) {
 		begun := time.Now()
 		err := s.untilReload(ctx, hangup)
@@ -102,6 +108,7 @@ func (s *sidecar) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-hangup:
+			s.reload(ctx)
 		case <-time.After(pause):
 		}
 	}
@@ -112,7 +119,9 @@ const firstPause = 250 * time.Millisecond
 
 // session builds every part in order, under a lease, and runs them until one fails.
 func (s *sidecar) session(ctx context.Context) error {
-	p, mails, err := configure(ctx, s.dir)
+	configured := s.config.Load()
+	mails := configured.mails
+	p, err := lookUp(ctx, configured.settings, configured.plan)
 	if err != nil {
 		return err
 	}
@@ -250,6 +259,13 @@ func (s *sidecar) watch(p *prepared) func(context.Context, *pgx.Conn) error {
 		}
 		s.metrics.Observed(retained, emails)
 		most := p.settings.MaxRetainedWAL
+		ended, err := sql.GiveUpBeside(ctx, conn, most)
+		if err != nil {
+			return err
+		}
+		if ended {
+			s.log.Error("the count of a new loop kept too much WAL: it begins again", "max_retained_wal", most)
+		}
 		switch {
 		case retained > most:
 			s.log.Error("the server keeps too much WAL for the sidecar: the slot is given up, and usage counted again", "bytes", retained, "max_retained_wal", most)

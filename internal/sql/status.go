@@ -134,6 +134,15 @@ func Backlog(ctx context.Context, conn *pgx.Conn) (retained int64, emails map[st
 	return slot.RetainedBytes, emails, explain("count the emails", err)
 }
 
+// GiveUpBeside ends the count of new loops whose slot, beside the stream's, keeps more WAL than a bound in bytes.
+// It begins again.
+func GiveUpBeside(ctx context.Context, conn *pgx.Conn, most int64) (ended bool, err error) {
+	err = conn.QueryRow(ctx, `SELECT count(pg_terminate_backend(active_pid)) > 0 FROM pg_replication_slots
+		WHERE temporary AND slot_name LIKE 'tiergate\_beside\_%' AND database = current_database() AND active_pid IS NOT NULL
+			AND pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) > $1`, most).Scan(&ended)
+	return ended, explain("look at the slot beside the stream's", err)
+}
+
 // Explain returns the chain of facts behind one flag, as explain_access does.
 func Explain(ctx context.Context, conn *pgx.Conn, subject, feature string) (json.RawMessage, error) {
 	var facts json.RawMessage
