@@ -48,7 +48,7 @@ fuzz: ## Fuzz every target for 20 seconds
 	done
 
 .PHONY: bench
-bench: ## Measure commit-to-flag latency and the drain of a backlog (some minutes)
+bench: ## Measure latency, the drain of backlogs, a huge transaction and a first count (half an hour)
 	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./bench/...
 
 .PHONY: build
