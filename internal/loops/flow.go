@@ -55,7 +55,6 @@ type Snapshot struct {
 
 // Store keeps flags, events and the position of what they are made of.
 type Store interface {
-	Newcomers
 	// Resume returns where the stored state stands, in line with today's plan; empty: count it first.
 	// missing says that some loops are not in it yet.
 	Resume(ctx context.Context) (at Position, missing bool, err error)
@@ -87,6 +86,7 @@ type Outbox interface {
 type Flow struct {
 	Source  Source
 	Store   Store
+	New     Newcomers // the same store, for loops that are new to it
 	Outbox  Outbox
 	Mailer  Mailer
 	Decider *Decider
@@ -96,8 +96,12 @@ type Flow struct {
 }
 
 // NewFlow returns a flow of these parts.
-func NewFlow(source Source, store Store, outbox Outbox, mailer Mailer, d *Decider, log *slog.Logger) *Flow {
-	return &Flow{Source: source, Store: store, Outbox: outbox, Mailer: mailer, Decider: d, Log: log, mails: make(chan struct{}, 1)}
+func NewFlow(source Source, store interface {
+	Store
+	Newcomers
+}, outbox Outbox, mailer Mailer, d *Decider, log *slog.Logger,
+) *Flow {
+	return &Flow{Source: source, Store: store, New: store, Outbox: outbox, Mailer: mailer, Decider: d, Log: log, mails: make(chan struct{}, 1)}
 }
 
 // Follow takes changes from the stream to the flags, until it fails or ctx ends.

@@ -67,7 +67,7 @@ func (n *newcomers) count(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tallies, err := n.flow.Store.Tally(ctx, view)
+	tallies, err := n.flow.New.Tally(ctx, view)
 	if err != nil {
 		view.Close()
 		return err
@@ -113,14 +113,14 @@ func (n *newcomers) step(ctx context.Context, applied Batch, wake time.Time) (ti
 	batch, err := stream.Next(ctx, time.Now().Add(newcomerLook/5))
 	switch {
 	case err == nil:
-		return time.Now(), n.flow.Store.Replay(ctx, batch, n.flow.Decider)
+		return time.Now(), n.flow.New.Replay(ctx, batch, n.flow.Decider)
 	case !errors.Is(err, io.EOF):
 		return wake, besides(err)
 	case applied.Open: // the stream has not come to the end of a transaction
 		return wake, nil
 	}
 	n.stop()
-	return wake, n.flow.Store.Admit(ctx)
+	return wake, n.flow.New.Admit(ctx)
 }
 
 // besides is an error of the slot beside the stream's: whatever it is, the stream itself joins.

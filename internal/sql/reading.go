@@ -21,7 +21,6 @@ type reading struct {
 	parts    []part    // not written yet, in order
 	subjects int
 	size     int // rows that one transaction writes
-	silent   bool
 }
 
 // part is the answer to one question, and how a piece of it is written: it takes all rows it is given.
