@@ -37,24 +37,27 @@ func readConfiguration(dir string) (*configuration, error) {
 // errReload ends a session whose configuration has changed.
 var errReload = errors.New("the configuration has changed")
 
-// untilReload runs a session until it ends, or until a hangup brings a configuration that can take its place.
+// untilReload runs a session until it ends, or until a hangup brings a configuration that can take its place. A
+// hangup that comes while it ends is not lost: the next session has what it brought.
 func (s *sidecar) untilReload(ctx context.Context, hangup <-chan os.Signal) error {
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
+	session, end := context.WithCancelCause(ctx)
+	done := make(chan struct{})
 	go func() {
-		for {
+		defer close(done)
+		for session.Err() == nil {
 			select {
-			case <-ctx.Done():
-				return
+			case <-session.Done():
 			case <-hangup:
-			}
-			if s.reload(ctx) {
-				end(errReload)
+				if s.reload(ctx) {
+					end(errReload)
+				}
 			}
 		}
 	}()
-	err := s.session(ctx)
-	if cause := context.Cause(ctx); errors.Is(cause, errReload) {
+	err := s.session(session)
+	end(nil)
+	<-done
+	if cause := context.Cause(session); errors.Is(cause, errReload) {
 		return cause
 	}
 	return err
