@@ -26,7 +26,7 @@ func TestGauge(t *testing.T) {
 		}
 	}
 	a.must("run", "--once")
-	for name, want := range map[string]string{"tiergate_usage": "access_event", "tiergate_state": "subscriptions,users"} {
+	for name, want := range map[string]string{"tiergate_usage": "access_event", "tiergate_state": "access_grant,subscriptions,users"} {
 		if got := a.text(`SELECT string_agg(tablename, ',' ORDER BY tablename) FROM pg_publication_tables WHERE pubname = $1`, name); got != want {
 			t.Errorf("%s has %s", name, got)
 		}

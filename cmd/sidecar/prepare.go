@@ -68,8 +68,7 @@ func match(ctx context.Context, conn *pgx.Conn, s config.Settings, plan *loops.P
 		return nil, err
 	}
 	p.watches, p.notes, err = config.Recognise(catalog(tables), p.schema, s, plan.Loops)
-	p.watches = append(p.watches, loops.Watch{Role: loops.Events, Schema: "tiergate", Table: "access_event",
-		Columns: map[loops.Field]loops.Column{loops.FieldID: {Name: "id", Type: "bigint"}}})
+	p.watches = append(p.watches, sql.OwnWatches()...)
 	return p, err
 }
 
@@ -82,7 +81,9 @@ func schemaOf(ctx context.Context, conn *pgx.Conn, s config.Settings) (string, e
 }
 
 // applicationTables are the watched tables without our own.
-func (p *prepared) applicationTables() []loops.Watch { return p.watches[:len(p.watches)-1] }
+func (p *prepared) applicationTables() []loops.Watch {
+	return p.watches[:len(p.watches)-len(sql.OwnWatches())]
+}
 
 func catalog(tables []sql.Table) []config.CatalogTable {
 	out := make([]config.CatalogTable, len(tables))

@@ -248,7 +248,7 @@ func (d *decoder) lostColumn(w *loops.Watch, column, setting string) error {
 }
 
 func section(role loops.Role) string {
-	return [...]string{"usage", "subscriptions", "users", "access_event"}[role]
+	return [...]string{"usage", "subscriptions", "users", "access_event", "access_grant"}[role]
 }
 
 func (d *decoder) row(op loops.Op, r *reader) (any, error) {

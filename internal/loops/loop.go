@@ -33,9 +33,11 @@ const Unlimited Limit = math.MaxInt64
 // Enforcement says who decides and what a decision does.
 type Enforcement string
 
-// Async decides from the change stream; Shadow decides and records, but blocks and mails nobody.
+// Async decides from the change stream. Strict lets nobody use but through consume_feature, which counts in the
+// caller's transaction: usage rows say nothing. Shadow decides and records, but blocks and mails nobody.
 const (
 	Async  Enforcement = "async"
+	Strict Enforcement = "strict"
 	Shadow Enforcement = "shadow"
 )
 

@@ -11,6 +11,7 @@ const (
 	Subscriptions
 	Users
 	Events // the sidecar's own access_event
+	Grants // the sidecar's own access_grant
 )
 
 // Field is the meaning of a column, whatever the application calls it.
@@ -69,4 +70,6 @@ func (w *Watch) Gauge() bool { return w.Role == Usage && w.Has(FieldCount) }
 
 // State reports whether the table's rows are what is now, so that updates and deletes matter, and not
 // only inserts.
-func (w *Watch) State() bool { return w.Role == Subscriptions || w.Role == Users || w.Gauge() }
+func (w *Watch) State() bool {
+	return w.Role == Subscriptions || w.Role == Users || w.Role == Grants || w.Gauge()
+}

@@ -15,6 +15,10 @@ const (
 	Anchored WindowKind = "anchored"
 	// Calendar begins with the hour, day, week, month or year of its time zone.
 	Calendar WindowKind = "calendar"
+	// Billing is the period of the subscription that the tier comes from. Who has none has an anchored window.
+	Billing WindowKind = "billing"
+	// Rolling trails behind the present: a use counts for the period, and at most one resolution longer.
+	Rolling WindowKind = "rolling"
 )
 
 // Window is the time in which uses add up.
@@ -67,6 +71,18 @@ func (p Period) Back(t time.Time) time.Time {
 	default:
 		return t.Add(-p.Length)
 	}
+}
+
+// Resolution is the width of a rolling window's buckets: uses of one bucket roll off together. It is the
+// widest of these that fits into the period two dozen times: 30 days roll off by the day, a day by the hour.
+func (p Period) Resolution() time.Duration {
+	const day = 24 * time.Hour
+	for _, width := range []time.Duration{7 * day, day, 6 * time.Hour, time.Hour, 15 * time.Minute, 5 * time.Minute} {
+		if p.Length >= 24*width {
+			return width
+		}
+	}
+	return time.Minute
 }
 
 func addMonths(t time.Time, n int) time.Time {

@@ -36,7 +36,7 @@ func TestInstallRepeats(t *testing.T) {
 	if !a.install() || a.install() {
 		t.Error("what was dropped is not mended by exactly one install")
 	}
-	a.expect(`SELECT tablename::text FROM pg_publication_tables WHERE pubname = 'tiergate_state' ORDER BY 1`, "subscriptions", "users")
+	a.expect(`SELECT tablename::text FROM pg_publication_tables WHERE pubname = 'tiergate_state' ORDER BY 1`, "access_grant", "subscriptions", "users")
 	a.expect(`SELECT pubupdate::text FROM pg_publication WHERE pubname = 'tiergate_usage'`, "false")
 	a.expect(`SELECT value FROM tiergate.meta WHERE key = 'counted'`)
 	if again := a.lines(`SELECT value FROM tiergate.meta WHERE key = 'installation'`); again[0] != id[0] {

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tiergate/tiergate/internal/loops"
 )
 
 // publication is one as it should be: its tables, and what it publishes.
@@ -16,11 +18,23 @@ type publication struct {
 	tables  []string // quoted
 }
 
+// OwnWatches are the sidecar's own tables that the stream carries: what it, or a function, has written there is
+// a fact like any other.
+func OwnWatches() []loops.Watch {
+	id, subject := loops.Column{Name: "id", Type: "bigint"}, loops.Column{Name: "subject_id", Type: "text"}
+	return []loops.Watch{
+		{Role: loops.Events, Schema: "tiergate", Table: "access_event", Columns: map[loops.Field]loops.Column{loops.FieldID: id}},
+		{Role: loops.Grants, Schema: "tiergate", Table: "access_grant", Key: []string{"id"},
+			Columns: map[loops.Field]loops.Column{loops.FieldID: id, loops.FieldSubject: subject}},
+	}
+}
+
 func publications(o InstallOptions) []publication {
-	usage := publication{name: UsagePublication, publish: "insert", tables: []string{ident("tiergate", "access_event")}}
+	usage := publication{name: UsagePublication, publish: "insert"}
 	state := publication{name: StatePublication, publish: "insert, update, delete, truncate"}
-	for i := range o.Watches {
-		w := &o.Watches[i]
+	watches := append(OwnWatches(), o.Watches...)
+	for i := range watches {
+		w := &watches[i]
 		p := &usage
 		if w.State() {
 			p = &state
@@ -57,23 +71,15 @@ func publicationStatements(ctx context.Context, conn *pgx.Conn, o InstallOptions
 		}
 		slices.Sort(have)
 		options := fmt.Sprintf("(publish = '%s', publish_via_partition_root = true)", want.publish)
-		forTables := ""
-		if len(want.tables) > 0 {
-			forTables = " FOR TABLE " + strings.Join(want.tables, ", ")
-		}
 		switch {
 		case !exists:
-			steps = append(steps, "CREATE PUBLICATION "+want.name+forTables+" WITH "+options)
+			steps = append(steps, "CREATE PUBLICATION "+want.name+" FOR TABLE "+strings.Join(want.tables, ", ")+" WITH "+options)
 			continue
 		case !right:
 			steps = append(steps, "ALTER PUBLICATION "+want.name+" SET "+options)
 		}
 		if !slices.Equal(have, want.tables) {
-			if len(want.tables) == 0 {
-				steps = append(steps, "ALTER PUBLICATION "+want.name+" DROP TABLE "+strings.Join(have, ", "))
-			} else {
-				steps = append(steps, "ALTER PUBLICATION "+want.name+" SET TABLE "+strings.Join(want.tables, ", "))
-			}
+			steps = append(steps, "ALTER PUBLICATION "+want.name+" SET TABLE "+strings.Join(want.tables, ", "))
 		}
 	}
 	return steps, nil

@@ -108,9 +108,11 @@ func (s *Store) writePlan(ctx context.Context) error {
 			zone = l.Window.Zone.String()
 		}
 		for _, tier := range s.plan.TierNames() {
-			batch.Queue(`INSERT INTO tiergate.plan (feature, tier, loop, usage_limit, window_kind, period, zone, enforcement, message)
-				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, l.Feature, tier, l.Name, nullLimit(l.Limit(tier)), l.Window.Kind,
-				nullText(l.Window.Period.Text), nullText(zone), l.Enforcement, l.Message)
+			batch.Queue(`INSERT INTO tiergate.plan (feature, tier, loop, usage_limit, window_kind, period, zone, enforcement, message,
+					unit, length, resolution, warn_at, grace)
+				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::interval, $12, $13, $14)`, l.Feature, tier, l.Name, nullLimit(l.Limit(tier)), l.Window.Kind,
+				nullText(l.Window.Period.Text), nullText(zone), l.Enforcement, l.Message,
+				nullText(string(l.Window.Period.Unit)), nullText(lengthOf(l.Window)), resolutionOf(l.Window), warnings(l), s.plan.Grace)
 		}
 		limit := l.Limit(loops.DefaultTier)
 		allowed, reason, message := true, "", ""
@@ -134,6 +136,28 @@ func (s *Store) writePlan(ctx context.Context) error {
 	}
 	return explain("store the plan", tx.Commit(ctx))
 }
+
+// lengthOf is a window's length as an interval; empty: it has none.
+func lengthOf(w loops.Window) string {
+	switch {
+	case w.Kind == loops.Lifetime:
+		return ""
+	case w.Period.Length == 0:
+		return "1 " + string(w.Period.Unit)
+	default:
+		return fmt.Sprintf("%d microseconds", w.Period.Length.Microseconds())
+	}
+}
+
+func resolutionOf(w loops.Window) *time.Duration {
+	if w.Kind != loops.Rolling {
+		return nil
+	}
+	width := w.Period.Resolution()
+	return &width
+}
+
+func warnings(l *loops.Loop) []float64 { return append([]float64{}, l.WarnAt...) }
 
 func (s *Store) meta(ctx context.Context, key string) (value string, err error) {
 	err = s.conn.QueryRow(ctx, `SELECT coalesce((SELECT value FROM tiergate.meta WHERE key = $1), '')`, key).Scan(&value)
