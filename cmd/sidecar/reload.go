@@ -77,13 +77,29 @@ func (s *sidecar) reload(ctx context.Context) (taken bool) {
 	return true
 }
 
+// fits finds what in the database would stop a session with a configuration. A database that is out of reach at
+// the moment says nothing against it.
+func (s *sidecar) fits(ctx context.Context, c *configuration) error {
+	looked := &loops.Fault{Step: "look at the changed configuration", Kind: loops.Permanent}
+	err := loops.Keep(ctx, s.log, looked.Step, func(ctx context.Context) error {
+		if _, err := lookUp(ctx, c.settings, c.plan); err != nil {
+			return err
+		}
+		return looked
+	})
+	if errors.Is(err, looked) {
+		return nil
+	}
+	return err
+}
+
 // acceptable reads the configuration anew, and finds what would stop a session with it.
 func (s *sidecar) acceptable(ctx context.Context) (*configuration, error) {
 	changed, err := readConfiguration(s.dir)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := lookUp(ctx, changed.settings, changed.plan); err != nil {
+	if err := s.fits(ctx, changed); err != nil {
 		return nil, err
 	}
 	old := s.config.Load()

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/tiergate/tiergate/internal/sql"
 )
 
 // reconfigure writes the configuration that the reference goes by. A sidecar that runs is told.
@@ -125,11 +127,16 @@ func (h *history) pending() string {
 	if !scan[bool](h.t, h.conn, `SELECT to_regclass('feature_access') IS NOT NULL`) {
 		return "feature_access is not there"
 	}
+	publications, err := sql.PublicationState(h.t.Context(), h.conn)
+	if err != nil {
+		h.t.Fatal(err)
+	}
 	return scan[string](h.t, h.conn, `SELECT concat_ws('; ',
+		(SELECT 'the stream is one of other publications' FROM tiergate.checkpoint WHERE position <> '' AND position::jsonb ->> 'publications' <> $3),
 		(SELECT 'the plan is another one' WHERE NOT EXISTS (SELECT FROM tiergate.plan) OR EXISTS (SELECT FROM tiergate.plan WHERE message NOT LIKE $1)),
 		(SELECT 'rows are those of an older plan' WHERE EXISTS (SELECT FROM tiergate.meta WHERE key = 'plan' AND value IN ($2, ''))),
 		(SELECT 'usage is not published' WHERE NOT EXISTS (SELECT FROM pg_publication_tables WHERE pubname = 'tiergate_usage' AND tablename = 'usage')),
 		(SELECT 'feature_access is not whole' WHERE EXISTS (SELECT FROM tiergate.plan p
 			WHERE NOT EXISTS (SELECT FROM feature_access fa WHERE fa.subject_id = '*' AND fa.feature = p.feature))))`,
-		fmt.Sprintf("%%(%d)", h.configs), h.outdated)
+		fmt.Sprintf("%%(%d)", h.configs), h.outdated, publications)
 }

@@ -198,7 +198,7 @@ func installed(ctx context.Context, conn *pgx.Conn, o InstallOptions) (state, er
 			return st, fmt.Errorf("tiergate.meta holds version %q: %w", version, err)
 		}
 		if st.access && !st.foreign {
-			if st.emptied, err = emptied(ctx, conn, o.Schema); err != nil {
+			if st.emptied, err = emptied(ctx, conn, ident(o.Schema, "feature_access")); err != nil {
 				return st, err
 			}
 		}
@@ -218,19 +218,28 @@ func installed(ctx context.Context, conn *pgx.Conn, o InstallOptions) (state, er
 }
 
 // emptied reports whether feature_access has lost its rows: the one of '*' was there for every feature.
-func emptied(ctx context.Context, conn *pgx.Conn, schema string) (is bool, err error) {
+func emptied(ctx context.Context, conn interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}, access string,
+) (is bool, err error) {
 	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tiergate.meta WHERE key = 'plan')
-			AND EXISTS (SELECT FROM tiergate.plan p WHERE NOT EXISTS (SELECT FROM `+ident(schema, "feature_access")+` fa
+			AND EXISTS (SELECT FROM tiergate.plan p WHERE NOT EXISTS (SELECT FROM `+access+` fa
 				WHERE fa.subject_id = '*' AND fa.feature = p.feature))`).Scan(&is)
-	return is, explain("look at "+schema+".feature_access", err)
+	return is, explain("look at "+access, err)
+}
+
+// lostRows asks for another session, which makes the flags again.
+func lostRows(access string) *loops.Fault {
+	return &loops.Fault{Step: "watch " + access, Err: errors.New("it was emptied"), Kind: loops.Changed, Hint: "it is made again, and usage is counted again; " +
+		"tell the migration tool to leave it alone"}
 }
 
 // Intact fails with Changed where somebody dropped or emptied feature_access, as migration tools do.
 func Intact(ctx context.Context, conn *pgx.Conn, schema string) error {
-	lost := &loops.Fault{Step: "watch " + schema + ".feature_access", Kind: loops.Changed, Hint: "it is made again, and usage is counted again; " +
-		"tell the migration tool to leave it alone"}
+	access := ident(schema, "feature_access")
+	lost := lostRows(access)
 	var there bool
-	err := conn.QueryRow(ctx, `SELECT t IS NOT NULL AND `+ours+` FROM (SELECT to_regclass($1) t) access`, ident(schema, "feature_access")).Scan(&there)
+	err := conn.QueryRow(ctx, `SELECT t IS NOT NULL AND `+ours+` FROM (SELECT to_regclass($1) t) access`, access).Scan(&there)
 	if err != nil {
 		return explain(lost.Step, err)
 	}
@@ -238,12 +247,10 @@ func Intact(ctx context.Context, conn *pgx.Conn, schema string) error {
 		lost.Err = errors.New("it was dropped")
 		return lost
 	}
-	empty, err := emptied(ctx, conn, schema)
-	if empty {
-		lost.Err = errors.New("it was emptied")
-		return lost
+	if empty, err := emptied(ctx, conn, access); err != nil || !empty {
+		return err
 	}
-	return err
+	return lost
 }
 
 // migrations returns the numbered schema files, and of those the ones after a version.

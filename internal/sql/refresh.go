@@ -1,6 +1,7 @@
 package sql
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -131,6 +132,10 @@ func (s *Store) writePlan(ctx context.Context) error {
 		return explain("store the plan", err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
+	// The rows of '*' are how a table that lost its rows is told: they must not come back alone.
+	if lost, err := emptied(ctx, tx, s.access); err != nil || lost {
+		return cmp.Or(err, error(lostRows(s.access)))
+	}
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return explain("store the plan", err)
 	}
