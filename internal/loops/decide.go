@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -49,6 +50,8 @@ func (d *Decider) Decide(s *State, b Batch) error {
 			} else {
 				d.use(s, &c.Use, c.Committed)
 			}
+		case Grants:
+			d.grant(s, c)
 		case Subscriptions:
 			err = d.subscription(s, c)
 		case Users:
@@ -60,7 +63,11 @@ func (d *Decider) Decide(s *State, b Batch) error {
 			return err
 		}
 	}
+	for _, id := range s.Due {
+		d.again(s, s.subject(id), s.present(b))
+	}
 	d.tick(s, s.present(b))
+	d.overRuns(s)
 	return nil
 }
 
@@ -84,12 +91,12 @@ func (d *Decider) use(s *State, u *Use, committed time.Time) {
 	d.elapse(s, sub, at)
 	for _, i := range d.match(u) {
 		if !s.elsewhere(i) {
-			d.count(s, sub, i, u.Quantity, at)
+			d.count(s, sub, i, u.Quantity, at, committed.Add(s.Shift))
 		}
 	}
 }
 
-// match returns the loops that a use belongs to.
+// match returns the loops that a use belongs to. Of strict ones usage rows say nothing.
 func (d *Decider) match(u *Use) []int {
 	key := route{u.Method, u.Endpoint}
 	byFeature := d.watches[Usage].Has(FieldFeature)
@@ -104,6 +111,8 @@ func (d *Decider) match(u *Use) []int {
 	var found []int
 	for i, l := range d.plan.Loops {
 		switch {
+		case l.Enforcement == Strict:
+			continue
 		case d.patterns[i] != nil:
 			if l.Trigger.Method != "" && d.watches[Usage].Has(FieldMethod) && !strings.EqualFold(l.Trigger.Method, u.Method) {
 				continue
@@ -127,18 +136,21 @@ func (d *Decider) match(u *Use) []int {
 
 // count adds a use to its window, opening one where none is. A use older than the window, or than the
 // end of the last one, no longer counts.
-func (d *Decider) count(s *State, sub *Subject, i int, quantity int64, at time.Time) {
-	l := &d.plan.Loops[i]
+func (d *Decider) count(s *State, sub *Subject, i int, quantity int64, at, now time.Time) {
 	a := d.access(s, sub, i)
-	if a.Limit != l.Limit(a.Tier) {
+	if a.Limit != d.limitOf(sub, i) {
 		d.limit(s, sub, i, at) // a plan that changed has not come to this row yet
+	}
+	if d.plan.Loops[i].Window.Kind == Rolling {
+		d.put(s, sub, i, quantity, at, now)
+		return
 	}
 	if at.Before(a.PeriodStart) || at.Before(a.ClosedAt) {
 		s.Late++
 		return
 	}
 	if a.ResetsAt.IsZero() {
-		a.PeriodStart, a.ResetsAt = l.Window.Open(at, a.ClosedAt)
+		d.open(sub, i, at, a.ClosedAt)
 	}
 	d.move(s, sub, i, plus(a.Used, quantity), at)
 }
@@ -159,24 +171,44 @@ func plus(used, quantity int64) int64 {
 // close ends an open window: the count starts again with the next use.
 func (d *Decider) close(s *State, sub *Subject, i int) {
 	a := sub.Access[i]
-	at := a.ResetsAt
+	at, used := a.ResetsAt, a.Used
 	wasDown := atWall(a.Used, a.Limit) && a.Limit > 0
 	a.ClosedAt, a.PeriodStart, a.ResetsAt, a.Used = at, time.Time{}, time.Time{}, 0
 	if wasDown {
-		d.emit(s, sub, i, Event{Kind: Reset, At: at})
+		ev := d.emit(s, sub, i, Event{Kind: Reset, At: at})
+		ev.Used, ev.Over = used, over(used, a.Limit)
 	}
 	a.Episode++
 	a.dirty = true
 	d.settle(sub, i)
 }
 
-// access returns the subject's row of a loop, making the row that says "nothing used yet".
+// access returns the subject's row of a loop, making the row that says "nothing used yet". A strict row is made
+// only where nobody else may be making it: it returns nil elsewhere.
 func (d *Decider) access(s *State, sub *Subject, i int) *Access {
 	if sub.Access[i] == nil {
-		sub.Access[i] = &Access{Tier: sub.Tier, Limit: d.plan.Loops[i].Limit(sub.Tier), ClosedAt: sub.Since, Episode: s.FirstEpisode}
+		if d.plan.Loops[i].Enforcement == Strict && !s.Vacant[RowName{sub.ID, i}] {
+			sub.again = true
+			return nil
+		}
+		sub.Access[i] = &Access{Tier: sub.Tier, Limit: d.limitOf(sub, i), ClosedAt: sub.Since, Episode: s.FirstEpisode}
 		d.settle(sub, i)
 	}
 	return sub.Access[i]
+}
+
+// again looks once more at a subject of whom a strict row was held.
+func (d *Decider) again(s *State, sub *Subject, at time.Time) {
+	d.elapse(s, sub, at)
+	switch {
+	case sub.Deleted:
+		d.forget(s, sub)
+	case sub.UserKey != "" || sub.Tier != DefaultTier:
+		d.complete(s, sub)
+		fallthrough
+	default:
+		d.entitle(s, sub, at)
+	}
 }
 
 // move sets used, and says which lines that crossed.
@@ -185,6 +217,9 @@ func (d *Decider) move(s *State, sub *Subject, i int, used int64, at time.Time) 
 	before := a.Used
 	a.Used = used
 	a.dirty = true
+	if l.Window.Kind == Rolling {
+		a.frame()
+	}
 	was, is := atWall(before, a.Limit), atWall(used, a.Limit)
 	switch {
 	case is && !was:
@@ -208,8 +243,17 @@ func (d *Decider) move(s *State, sub *Subject, i int, used int64, at time.Time) 
 func (d *Decider) limit(s *State, sub *Subject, i int, at time.Time) {
 	a, l := sub.Access[i], &d.plan.Loops[i]
 	before := *a
-	a.Tier, a.Limit = sub.Tier, l.Limit(sub.Tier)
-	a.dirty = a.dirty || a.Tier != before.Tier || a.Limit != before.Limit
+	a.Tier, a.Limit = sub.Tier, d.limitOf(sub, i)
+	changed := a.Tier != before.Tier || a.Limit != before.Limit
+	if a.Held {
+		sub.again = sub.again || changed || d.verdict(sub, i) != verdict{a.Allowed, a.Reason, a.Message}
+		a.Tier, a.Limit = before.Tier, before.Limit
+		return
+	}
+	a.dirty = a.dirty || changed
+	if changed && l.Window.Kind == Rolling && len(a.Buckets) > 0 {
+		a.frame()
+	}
 	if before.Tier != a.Tier && l.Window.Kind == Lifetime {
 		a.Episode++
 	}
@@ -224,26 +268,36 @@ func (d *Decider) limit(s *State, sub *Subject, i int, at time.Time) {
 	d.settle(sub, i)
 }
 
-// settle derives flag, reason and message from tier, count and limit.
-func (d *Decider) settle(sub *Subject, i int) {
+// verdict is what a row says.
+type verdict struct {
+	allowed         bool
+	reason, message string
+}
+
+// verdict derives flag, reason and message from tier, count and limit.
+func (d *Decider) verdict(sub *Subject, i int) verdict {
 	a, l := sub.Access[i], &d.plan.Loops[i]
-	next := *a
-	next.Allowed, next.Reason, next.Message = true, "", ""
-	if atWall(a.Used, a.Limit) && l.Enforcement != Shadow {
-		next.Allowed, next.Message = false, l.Message
-		switch {
-		case a.Limit == 0:
-			next.Reason = ReasonPlan
-		case sub.Status == StatusPastDue:
-			next.Reason = ReasonPastDue
-		default:
-			next.Reason = ReasonLimit
-		}
+	switch {
+	case l.Enforcement == Shadow:
+		return verdict{allowed: true}
+	case !atWall(a.Used, a.Limit) && atWall(a.Used, l.Limit(sub.Tier)):
+		return verdict{allowed: true, reason: ReasonGranted}
+	case !atWall(a.Used, a.Limit):
+		return verdict{allowed: true}
+	case a.Limit == 0:
+		return verdict{reason: ReasonPlan, message: l.Message}
+	case sub.Status == StatusPastDue:
+		return verdict{reason: ReasonPastDue, message: l.Message}
+	default:
+		return verdict{reason: ReasonLimit, message: l.Message}
 	}
-	if next != *a {
-		next.dirty = true
-		*a = next
-	}
+}
+
+// settle lets a row say what holds.
+func (d *Decider) settle(sub *Subject, i int) {
+	a, v := sub.Access[i], d.verdict(sub, i)
+	a.dirty = a.dirty || v != verdict{a.Allowed, a.Reason, a.Message}
+	a.Allowed, a.Reason, a.Message = v.allowed, v.reason, v.message
 }
 
 // tick closes the windows and ends the tiers whose time has come.
@@ -260,19 +314,28 @@ func (d *Decider) elapse(s *State, sub *Subject, through time.Time) {
 		return
 	}
 	for {
-		due, window := sub.TierUntil, -1
+		due, act := sub.TierUntil, func() { d.retier(s, sub, sub.TierUntil) }
+		if end := sub.expiry(); !end.IsZero() && (due.IsZero() || end.Before(due)) {
+			due, act = end, func() { d.expire(s, sub, end) }
+		}
+		window := -1
 		for i, a := range sub.Access {
-			if a != nil && !a.ResetsAt.IsZero() && (due.IsZero() || a.ResetsAt.Before(due) || (window < 0 && a.ResetsAt.Equal(due))) {
-				due, window = a.ResetsAt, i
+			if a == nil || a.Held {
+				continue
+			}
+			if next := a.due(); !next.IsZero() && (due.IsZero() || next.Before(due) || (window < 0 && next.Equal(due))) {
+				due, window = next, i
 			}
 		}
 		switch {
 		case due.IsZero() || due.After(through):
 			return
-		case window >= 0:
-			d.close(s, sub, window)
+		case window < 0:
+			act()
+		case len(sub.Access[window].Buckets) > 0:
+			d.roll(s, sub, window, due)
 		default:
-			d.retier(s, sub, due)
+			d.close(s, sub, window)
 		}
 	}
 }
@@ -302,13 +365,36 @@ func (d *Decider) event(s *State, id int64) {
 
 // emit records an event of a row. What happens to people nobody knew before, in a window that is
 // already over, or in shadow mode, is recorded silently.
-func (d *Decider) emit(s *State, sub *Subject, i int, ev Event) {
+func (d *Decider) emit(s *State, sub *Subject, i int, ev Event) *Event {
 	a, l := sub.Access[i], &d.plan.Loops[i]
 	ev.Silent = ev.Silent || s.elsewhere(i) || l.Enforcement == Shadow || (s.Counting && !a.stored) ||
 		(!a.ResetsAt.IsZero() && !a.ResetsAt.After(s.Now))
 	ev.Subject, ev.Feature, ev.Loop = sub.ID, l.Feature, l.Name
 	ev.Tier, ev.Used, ev.Limit, ev.Episode = a.Tier, a.Used, a.Limit, a.Episode
 	s.Events = append(s.Events, ev)
+	return &s.Events[len(s.Events)-1]
+}
+
+// overRuns records with each block how far the count has gone beyond the limit since: what was served before
+// anybody could see the flag.
+func (d *Decider) overRuns(s *State) {
+	for k := range s.Events {
+		ev := &s.Events[k]
+		if sub := s.Subjects[ev.Subject]; ev.Kind == Blocked && sub != nil {
+			i := slices.IndexFunc(d.plan.Loops, func(l Loop) bool { return l.Feature == ev.Feature })
+			if a := sub.Access[i]; a != nil && a.Episode == ev.Episode {
+				ev.Over = over(a.Used, a.Limit)
+			}
+		}
+	}
+}
+
+// over is how far a count is beyond its limit.
+func over(used int64, limit Limit) int64 {
+	if limit == Unlimited {
+		return 0
+	}
+	return max(0, plus(used, -int64(limit)))
 }
 
 // atWall reports whether nothing is left. A limit of zero is no allowance that a credit could fill.

@@ -144,7 +144,7 @@ func (d *Decider) weigh(sub *Subject, g *Gauge, sign int) {
 // when uses were counted, is over: a gauge has none.
 func (d *Decider) read(s *State, sub *Subject, i int, at time.Time) {
 	t := &d.totals(sub)[i]
-	if sub.Deleted || (sub.Access[i] == nil && t.rows == 0) {
+	if sub.Deleted || d.plan.Loops[i].Enforcement == Strict || (sub.Access[i] == nil && t.rows == 0) {
 		return
 	}
 	a := d.access(s, sub, i)

@@ -37,6 +37,10 @@ func (d *Decider) Recount(s *State, i int, now time.Time, afresh bool, tallies [
 			}
 			d.limit(s, sub, i, s.Now)
 		}
+		if window.Kind == Rolling {
+			d.recount(s, sub, i, now, afresh, t)
+			continue
+		}
 		if window.Kind == Lifetime && !a.ResetsAt.IsZero() {
 			a.PeriodStart, a.ResetsAt, a.dirty = time.Time{}, time.Time{}, true
 		}
@@ -45,7 +49,7 @@ func (d *Decider) Recount(s *State, i int, now time.Time, afresh bool, tallies [
 		}
 		used := t.Used
 		if a.ResetsAt.IsZero() && window.Kind != Lifetime {
-			d.reopen(a, window, now, t.First)
+			d.reopen(sub, i, now, t.First)
 		} else if !afresh && !t.Credit {
 			used = max(used, a.Used)
 		}
@@ -56,15 +60,16 @@ func (d *Decider) Recount(s *State, i int, now time.Time, afresh bool, tallies [
 }
 
 // reopen opens the window of a use that a count found, where none is open.
-func (d *Decider) reopen(a *Access, window Window, now, first time.Time) {
+func (d *Decider) reopen(sub *Subject, i int, now, first time.Time) {
 	if first.IsZero() {
 		return
 	}
-	floor := window.Horizon(now)
+	a := sub.Access[i]
+	floor := d.plan.Loops[i].Window.Horizon(now)
 	if a.ClosedAt.After(floor) {
 		floor = a.ClosedAt
 	}
-	a.PeriodStart, a.ResetsAt = window.Open(first, floor)
+	d.open(sub, i, first, floor)
 	a.dirty = true
 }
 
@@ -83,6 +88,9 @@ func (d *Decider) Refresh(s *State, b Batch) error {
 			if a != nil && !s.elsewhere(i) {
 				d.limit(s, sub, i, at)
 			}
+		}
+		for _, g := range sub.Grants {
+			d.access(s, sub, g.Loop)
 		}
 	}
 	return nil

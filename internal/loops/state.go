@@ -17,6 +17,9 @@ type Access struct {
 	Reason      string
 	Message     string
 	Episode     int64
+	Buckets     []Bucket    // of a rolling window, by their start
+	Held        bool        // a strict row that somebody else may be changing: it can be read, and no more
+	gone        []time.Time // the starts of buckets that went
 	stored      bool
 	dirty       bool
 }
@@ -28,6 +31,9 @@ const (
 	ReasonPastDue = "past_due"
 )
 
+// ReasonGranted is why a flag is up that would be down without grants.
+const ReasonGranted = "granted"
+
 // Subject is whom the limits apply to: its tier, where to write to it, and its row per loop.
 type Subject struct {
 	ID        string
@@ -35,6 +41,7 @@ type Subject struct {
 	Tier      string
 	Status    string    // of the subscription the tier comes from
 	TierUntil time.Time // when the tier changes by itself (grace, trial); zero: never
+	Billing   Span      // the period of that subscription
 	Email     string
 	Name      string
 	Customer  string
@@ -43,10 +50,12 @@ type Subject struct {
 	Access    []*Access // by the plan's loops; nil where there is no row
 	Subs      map[string]*Subscription
 	Gauges    map[string]*Gauge
+	Grants    []Grant // the open ones
 	totals    []total // of its gauges, by the plan's loops; nil until they are needed
 	stored    bool
 	dirty     bool
 	removed   bool // its rows and its contact data go
+	again     bool // a row that had to change was held: it must be looked at again
 }
 
 // Subscription is the mirror of one subscription row.
@@ -76,6 +85,10 @@ const (
 	TierChanged EventKind = "tier_changed"
 	Converted   EventKind = "converted"
 	Churned     EventKind = "churned"
+	Refused     EventKind = "refused" // by consume_feature
+	Granted     EventKind = "granted"
+	Revoked     EventKind = "revoked"  // a grant, by a person
+	Expired     EventKind = "expired"  // a grant, by time
 	Counted     EventKind = "counted"  // a new loop was counted
 	Verified    EventKind = "verified" // somebody compared the flags with the data
 )
@@ -90,6 +103,7 @@ type Event struct {
 	Tier      string
 	Used      int64
 	Limit     Limit
+	Over      int64 // how far the count went beyond the limit, as far as this decision has seen
 	Episode   int64
 	Threshold float64 // of Warned: the fraction that was crossed
 	At        time.Time
@@ -107,7 +121,9 @@ type State struct {
 	Elsewhere []bool
 	// FirstEpisode is where new rows begin: behind all those of a table that was dropped.
 	FirstEpisode int64
-	Sparse       bool // too many users for a row each
+	Sparse       bool             // too many users for a row each
+	Due          []string         // subjects of whom a row was held: they are looked at again
+	Vacant       map[RowName]bool // strict rows that do not exist, and that nobody else is making
 	Subjects     map[string]*Subject
 	Keys         map[string]string // subscription key → subject, for rows that name only their key
 	Users        map[string]string // user key → subject
@@ -118,6 +134,12 @@ type State struct {
 	Late         int // rows older than their subject's window
 	Unknown      int // rows without a subject
 	loops        int
+}
+
+// RowName names a row of feature_access: the subject, and the loop by its place in the plan.
+type RowName struct {
+	Subject string
+	Loop    int
 }
 
 // NewState returns an empty state for a plan of n loops.
@@ -169,6 +191,21 @@ func (s *State) LoadAccess(subject string, i int, a Access) {
 	s.subject(subject).Access[i] = &a
 }
 
+// Row returns a loaded row; nil: there is none.
+func (s *State) Row(subject string, i int) *Access {
+	if sub := s.Subjects[subject]; sub != nil {
+		return sub.Access[i]
+	}
+	return nil
+}
+
+// LoadBucket adds a stored bucket to a loaded row. Buckets of rows that are not there are nobody's.
+func (s *State) LoadBucket(subject string, i int, b Bucket) {
+	if a := s.subject(subject).Access[i]; a != nil {
+		*a.bucket(b) = b
+	}
+}
+
 // LoadSubscription adds a stored mirror row.
 func (s *State) LoadSubscription(sub Subscription) {
 	s.Keys[sub.Key] = sub.Subject
@@ -197,6 +234,8 @@ type Written struct {
 	Gone          []string // keys of subscriptions that go
 	Gauges        []*Gauge
 	GoneGauges    []string // keys of gauges that go
+	Ended         []Grant  // that expired, or whose subject went
+	Again         []string // subjects to be looked at again
 	NextDue       time.Time
 }
 
@@ -222,40 +261,64 @@ func (s *State) Written() Written {
 		if sub.removed {
 			w.Removed = append(w.Removed, id)
 		}
+		if sub.again {
+			w.Again = append(w.Again, id)
+		}
 		due(sub.TierUntil)
 		for i, a := range sub.Access {
-			if a == nil {
+			if a == nil || a.Held {
 				continue
 			}
 			if a.dirty || !a.stored {
 				w.Access = append(w.Access, AccessRow{Subject: id, Loop: i, Access: a})
 			}
-			due(a.ResetsAt)
+			due(a.due())
 		}
-		for key, m := range sub.Subs {
-			switch {
-			case m.removed:
-				w.Gone = append(w.Gone, key)
-			case m.dirty:
-				w.Subscriptions = append(w.Subscriptions, m)
+		for i := range sub.Grants {
+			switch g := &sub.Grants[i]; {
+			case !g.Ended.IsZero():
+				w.Ended = append(w.Ended, *g)
+			case !sub.Deleted:
+				due(g.ExpiresAt)
 			}
 		}
-		for key, g := range sub.Gauges {
-			switch {
-			case g.removed:
-				w.GoneGauges = append(w.GoneGauges, key)
-			case g.dirty:
-				w.Gauges = append(w.Gauges, g)
-			}
-		}
+		sub.mirrors(&w)
 	}
 	return w
+}
+
+// mirrors adds what changed in the mirrors of a subject's rows.
+func (sub *Subject) mirrors(w *Written) {
+	for key, m := range sub.Subs {
+		switch {
+		case m.removed:
+			w.Gone = append(w.Gone, key)
+		case m.dirty:
+			w.Subscriptions = append(w.Subscriptions, m)
+		}
+	}
+	for key, g := range sub.Gauges {
+		switch {
+		case g.removed:
+			w.GoneGauges = append(w.GoneGauges, key)
+		case g.dirty:
+			w.Gauges = append(w.Gauges, g)
+		}
+	}
+}
+
+// due returns when the row changes by itself; zero: never.
+func (a *Access) due() time.Time {
+	if off := a.rollsOff(); !off.IsZero() {
+		return off
+	}
+	return a.ResetsAt
 }
 
 // Idle reports whether a decision changed nothing at all.
 func (s *State) Idle(w Written) bool {
 	return len(s.Events)+len(s.Emails)+len(w.Subjects)+len(w.Removed)+len(w.Access)+len(w.Subscriptions)+len(w.Gone)+
-		len(w.Gauges)+len(w.GoneGauges) == 0
+		len(w.Gauges)+len(w.GoneGauges)+len(w.Ended)+len(w.Again)+len(s.Due) == 0
 }
 
 func (sub *Subject) inUse() bool {

@@ -20,6 +20,7 @@ const trialMargin = time.Hour
 type standing struct {
 	tier, status string
 	until        time.Time // when that changes by itself; zero: never
+	billing      Span      // the period it is paid for
 }
 
 // standingOf applies the status policy: active and trialing pay, past_due pays for the time of
@@ -44,6 +45,9 @@ func (p *Plan) standingOf(m *Subscription, now time.Time) standing {
 		return st
 	}
 	st.tier, st.until = p.TierOf(m.Price, m.Plan), until
+	if span := (Span{m.PeriodStart, m.PeriodEnd}); span.real() {
+		st.billing = span
+	}
 	return st
 }
 
@@ -64,25 +68,32 @@ func (d *Decider) retier(s *State, sub *Subject, at time.Time) {
 			best, first = st, false
 		}
 	}
-	if best.tier == sub.Tier && best.status == sub.Status && best.until.Equal(sub.TierUntil) {
+	if best.tier == sub.Tier && best.status == sub.Status && best.until.Equal(sub.TierUntil) && best.billing.equal(sub.Billing) {
 		return
 	}
 	before := sub.Tier
-	sub.Tier, sub.Status, sub.TierUntil, sub.dirty = best.tier, best.status, best.until, true
+	sub.Tier, sub.Status, sub.TierUntil, sub.Billing, sub.dirty = best.tier, best.status, best.until, best.billing, true
 	if before != sub.Tier && (!s.Counting || sub.hasRow()) {
 		d.changeTier(s, sub, before, at)
 	}
 	for i, a := range sub.Access {
 		if a != nil {
-			d.limit(s, sub, i, at)
+			d.follow(s, sub, i, at)
 		}
 	}
+	d.relimit(s, sub, at)
 }
 
 // outlasts orders two subscriptions of one tier: the one that stays longer wins.
 func outlasts(a, b standing) bool {
-	if a.until.Equal(b.until) {
+	switch {
+	case !a.until.Equal(b.until):
+	case a.status != b.status:
 		return a.status < b.status
+	case !a.billing.End.Equal(b.billing.End):
+		return a.billing.End.After(b.billing.End)
+	default:
+		return a.billing.Start.After(b.billing.Start)
 	}
 	return a.until.IsZero() || (!b.until.IsZero() && a.until.After(b.until))
 }
@@ -238,9 +249,10 @@ func (d *Decider) welcome(s *State, sub *Subject) {
 func (d *Decider) revive(s *State, sub *Subject, at time.Time) {
 	sub.Deleted, sub.Since, sub.dirty = false, at, true
 	for i := range sub.Access {
-		a := d.access(s, sub, i)
-		a.Episode = at.Unix()
-		d.read(s, sub, i, at)
+		if a := d.access(s, sub, i); a != nil && !a.Held {
+			a.Episode = at.Unix()
+			d.read(s, sub, i, at)
+		}
 	}
 	d.retier(s, sub, at)
 }
@@ -249,9 +261,13 @@ func (d *Decider) revive(s *State, sub *Subject, at time.Time) {
 func (d *Decider) forget(s *State, sub *Subject) {
 	delete(s.Users, sub.UserKey)
 	sub.Email, sub.Name, sub.Customer, sub.UserKey = "", "", "", ""
-	sub.Tier, sub.Status, sub.TierUntil = DefaultTier, "", time.Time{}
+	sub.Tier, sub.Status, sub.TierUntil, sub.Billing = DefaultTier, "", time.Time{}, Span{}
+	for k := range sub.Grants {
+		sub.Grants[k].Ended = s.Now
+	}
 	sub.Deleted, sub.dirty, sub.removed = true, true, true
-	for i := range sub.Access {
+	for i, a := range sub.Access {
+		sub.again = sub.again || (a == nil && d.plan.Loops[i].Enforcement == Strict && !s.Vacant[RowName{sub.ID, i}])
 		sub.Access[i] = nil
 	}
 }

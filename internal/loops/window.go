@@ -92,10 +92,11 @@ func addMonths(t time.Time, n int) time.Time {
 }
 
 // Open returns the window that a use at t opens: [start, end). floor is the end of the last one, so
-// that two windows never overlap; zero where there was none. A Lifetime window has no bounds.
+// that two windows never overlap; zero where there was none. A Lifetime window has no bounds. A Billing one is
+// that of somebody without a billing period.
 func (w Window) Open(t, floor time.Time) (start, end time.Time) {
 	switch w.Kind {
-	case Anchored:
+	case Anchored, Billing:
 		start = t.UTC().Truncate(time.Minute).Add(-time.Minute)
 		if start.Before(floor) {
 			start = floor.UTC()
@@ -156,7 +157,7 @@ func dawn(noon time.Time) time.Time {
 // first count has to look at. It is a whole minute, and a window that starts there is open at now.
 func (w Window) Horizon(now time.Time) time.Time {
 	switch w.Kind {
-	case Anchored:
+	case Anchored, Billing:
 		horizon := w.Period.Back(now.UTC()).Truncate(time.Minute).Add(time.Minute)
 		if !w.Period.Add(horizon).After(now) {
 			// A month before the 31st may be the 28th, whose window has closed: the next day's has not.
@@ -166,6 +167,9 @@ func (w Window) Horizon(now time.Time) time.Time {
 	case Calendar:
 		start, _ := w.calendar(now)
 		return start
+	case Rolling:
+		width := w.Period.Resolution()
+		return w.bucketOf(now.Add(-w.Period.Length - width)).Start.Add(width)
 	default:
 		return time.Time{}
 	}

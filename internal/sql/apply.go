@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,8 +27,10 @@ type Store struct {
 	watches  []loops.Watch
 	index    map[string]int // loop by feature
 	features []string
-	term     int64 // of the lease under which it writes
-	clock    bool  // the test clock may move at any time
+	strict   []string // of features
+	rolling  []string // features whose windows roll
+	term     int64    // of the lease under which it writes
+	clock    bool     // the test clock may move at any time
 	log      *slog.Logger
 	gauges   Gauges
 
@@ -73,6 +76,8 @@ func NewStore(o Options) *Store {
 		s.index[l.Feature] = i
 		s.features = append(s.features, l.Feature)
 	}
+	s.strict = featuresOf(o.Plan, func(l *loops.Loop) bool { return l.Enforcement == loops.Strict })
+	s.rolling = featuresOf(o.Plan, func(l *loops.Loop) bool { return l.Window.Kind == loops.Rolling })
 	return s
 }
 
@@ -125,14 +130,14 @@ func (s *Store) exclude(ctx context.Context, have counted) (missing bool, err er
 	elsewhere := make([]bool, len(s.plan.Loops))
 	for i := range s.plan.Loops {
 		l := &s.plan.Loops[i]
-		elsewhere[i] = !have.has(l)
+		elsewhere[i] = !have.has(l) && l.Enforcement != loops.Strict
 		missing = missing || elsewhere[i]
 		s.again = s.again || (elsewhere[i] && have.Loops[l.Feature] != "")
 	}
 	if missing {
 		s.elsewhere = elsewhere
 	}
-	if !missing && len(have.Loops) == len(s.plan.Loops) {
+	if !missing && maps.Equal(have.Loops, s.countedNow().Loops) {
 		return false, nil
 	}
 	return missing, s.setCounted(ctx) // what left the plan may come back
@@ -170,7 +175,7 @@ func (s *Store) transact(ctx context.Context, n needs, b loops.Batch, counting b
 		return loops.Applied{}, explain("begin", err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
-	due := s.clock || s.nextDue.IsZero() || !time.Now().Before(s.nextDue)
+	due := s.clock || s.nextDue.IsZero() || !time.Now().Before(s.nextDue) || (len(s.strict) > 0 && len(n.events) > 0)
 	st, err := s.load(ctx, tx, n, due)
 	if err != nil {
 		return loops.Applied{}, err
@@ -209,12 +214,14 @@ func (s *Store) transact(ctx context.Context, n needs, b loops.Batch, counting b
 // findNextDue asks the database when time itself demands the next apply.
 func (s *Store) findNextDue(ctx context.Context, tx pgx.Tx, now time.Time) error {
 	var next *time.Time
-	err := tx.QueryRow(ctx, `SELECT least((SELECT min(resets_at) FROM `+s.access+` WHERE feature = ANY($1)), (SELECT min(tier_until) FROM tiergate.subject))`,
-		s.features).Scan(&next)
+	err := tx.QueryRow(ctx, s.nextDueSQL(), s.features, s.strict).Scan(&next)
 	if err != nil {
 		return explain("find what is due next", err)
 	}
 	s.nextDue = time.Now().Add(24 * time.Hour)
+	if len(s.strict) > 0 {
+		s.nextDue = time.Now().Add(idleWake) // consume_feature opens windows that nobody tells of
+	}
 	s.dueBy(orZero(next), now)
 	return nil
 }

@@ -28,25 +28,45 @@ func (s *Store) Count(ctx context.Context, view loops.Snapshot, d *loops.Decider
 	if err != nil {
 		return err
 	}
-	r, err := s.read(ctx, view, func(r *reading) error {
-		if err := r.askState(ctx); err != nil {
-			return err
-		}
+	askTallies := func(r *reading) error {
 		for i := range s.plan.Loops {
-			if err := r.askTally(ctx, i, have); err != nil {
+			if s.plan.Loops[i].Enforcement == loops.Strict {
+				continue
+			}
+			if err := r.askTally(ctx, i, have, s.conn); err != nil {
 				return err
 			}
 		}
-		return nil
+		return r.askGrants(ctx)
+	}
+	if s.bills() {
+		// A tally by billing periods needs to know them: they are read and written first, as of the same view.
+		kept := view
+		kept.Release = func() {}
+		r, err := s.read(ctx, kept, func(r *reading) error { return r.askState(ctx) })
+		if err != nil {
+			return err
+		}
+		err = r.enterAll(ctx, d)
+		r.Close()
+		if err != nil {
+			return err
+		}
+	}
+	r, err := s.read(ctx, view, func(r *reading) error {
+		if !s.bills() {
+			if err := r.askState(ctx); err != nil {
+				return err
+			}
+		}
+		return askTallies(r)
 	})
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	for done := false; !done; {
-		if done, err = r.Enter(ctx, d); err != nil {
-			return err
-		}
+	if err := r.enterAll(ctx, d); err != nil {
+		return err
 	}
 	if err := s.finish(ctx, r.conn, d, view.At); err != nil {
 		return err
@@ -55,6 +75,20 @@ func (s *Store) Count(ctx context.Context, view loops.Snapshot, d *loops.Decider
 		s.log.Info("usage counted", "subjects", r.subjects, "took", time.Since(begun).Round(time.Millisecond).String())
 	}
 	return nil
+}
+
+// bills reports whether some window follows billing periods.
+func (s *Store) bills() bool {
+	return slices.ContainsFunc(s.plan.Loops, func(l loops.Loop) bool { return l.Window.Kind == loops.Billing })
+}
+
+// enterAll writes all that was read.
+func (r *reading) enterAll(ctx context.Context, d *loops.Decider) error {
+	for {
+		if done, err := r.Enter(ctx, d); err != nil || done {
+			return err
+		}
+	}
 }
 
 // closeDue lets time pass first: windows that are over close before anything is counted into them.
@@ -132,7 +166,7 @@ func (s *Store) Tally(ctx context.Context, view loops.Snapshot) (loops.Tallies, 
 				continue
 			}
 			s.log.Info("a new loop is counted while the others go on", "feature", s.plan.Loops[i].Feature)
-			if err := r.askTally(ctx, i, have); err != nil {
+			if err := r.askTally(ctx, i, have, r.conn); err != nil {
 				return err
 			}
 		}
@@ -211,7 +245,7 @@ func (s *Store) bounds(ctx context.Context, tx pgx.Tx, l *loops.Loop, now time.T
 	}
 	horizon = l.Window.Horizon(now)
 	since = horizon
-	if open != nil && open.Before(since) {
+	if l.Window.Kind != loops.Rolling && open != nil && open.Before(since) {
 		since = *open
 	}
 	return horizon, since, nil

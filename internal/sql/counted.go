@@ -37,7 +37,12 @@ func (s *Store) countedNow() counted {
 }
 
 // countedAs changes where a loop's rows must be counted again.
-func countedAs(l *loops.Loop) string { return digest(l.Trigger, l.Window.Kind) }
+func countedAs(l *loops.Loop) string {
+	if l.Window.Kind == loops.Rolling {
+		return digest(l.Trigger, l.Window.Kind, l.Window.Period) // the buckets are others
+	}
+	return digest(l.Trigger, l.Window.Kind)
+}
 
 // has reports whether a loop is in the counted state.
 func (c counted) has(l *loops.Loop) bool { return c.Loops[l.Feature] == countedAs(l) }

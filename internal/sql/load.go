@@ -2,6 +2,8 @@ package sql
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -11,7 +13,7 @@ import (
 
 // needs is what a batch names: whose state must be loaded before it can be decided.
 type needs struct {
-	subjects map[string]struct{}
+	subjects map[string]bool // whether their strict rows are to be held: uses do not touch those
 	subKeys  []string
 	userKeys []string
 	gauges   []string // their keys
@@ -19,7 +21,7 @@ type needs struct {
 }
 
 func needsOf(changes []loops.Change) needs {
-	n := needs{subjects: map[string]struct{}{}}
+	n := needs{subjects: map[string]bool{}}
 	for i := range changes {
 		c := &changes[i]
 		switch {
@@ -29,20 +31,31 @@ func needsOf(changes []loops.Change) needs {
 			n.addRow(&n.subKeys, c)
 		case c.Role == loops.Users:
 			n.addRow(&n.userKeys, c)
+		case c.Role == loops.Grants:
+			n.add(c.Row[loops.FieldSubject].Text, true)
 		case c.Gauge():
 			n.addRow(&n.gauges, c)
 		case !c.Use.Refused:
-			n.add(c.Use.Subject)
+			n.add(c.Use.Subject, false)
 		}
 	}
 	return n
 }
 
 // add names a subject, unless it is none.
-func (n *needs) add(subject string) {
+func (n *needs) add(subject string, hold bool) {
 	if !loops.Nobody(subject) {
-		n.subjects[subject] = struct{}{}
+		n.subjects[subject] = n.subjects[subject] || hold
 	}
+}
+
+// needsAll names subjects of whom everything may change.
+func needsAll(ids []string) needs {
+	n := needsOf(nil)
+	for _, id := range ids {
+		n.subjects[id] = true
+	}
+	return n
 }
 
 // addRow names whom a row of state belongs to, by its keys whom it belonged to.
@@ -51,7 +64,7 @@ func (n *needs) addRow(keys *[]string, c *loops.Change) {
 	if c.OldKey != "" {
 		*keys = append(*keys, c.OldKey)
 	}
-	n.add(c.Row[loops.FieldSubject].Text)
+	n.add(c.Row[loops.FieldSubject].Text, true)
 }
 
 // load begins the state of one decision inside tx.
@@ -64,28 +77,29 @@ func (s *Store) load(ctx context.Context, tx pgx.Tx, n needs, due bool) (*loops.
 	}
 	st := loops.NewState(now, shift, len(s.plan.Loops))
 	st.Sparse, st.FirstEpisode, st.Elsewhere = s.sparse, s.firstEpisode, s.elsewhere
-	if err := s.loadNamed(ctx, tx, n, due, now); err != nil {
+	if err := s.loadNamed(ctx, tx, st, n, due); err != nil {
 		return nil, err
-	}
-	ids := make([]string, 0, len(n.subjects))
-	for id := range n.subjects {
-		ids = append(ids, id)
-	}
-	if len(ids) > 0 {
-		if err := s.loadSubjects(ctx, tx, st, ids); err != nil {
-			return nil, err
-		}
 	}
 	if len(n.events) > 0 {
 		if err := loadEvents(ctx, tx, st, n.events); err != nil {
 			return nil, err
 		}
+		for _, ev := range st.Stored { // of a strict feature, of somebody nobody has heard of
+			if i, ok := s.index[ev.Feature]; ok && s.plan.Loops[i].Enforcement == loops.Strict {
+				n.add(ev.Subject, false)
+			}
+		}
 	}
-	return st, nil
+	if len(n.subjects) > 0 {
+		if err := s.loadSubjects(ctx, tx, st, slices.Collect(maps.Keys(n.subjects))); err != nil {
+			return nil, err
+		}
+	}
+	return st, s.hold(ctx, tx, st, n)
 }
 
 // loadNamed adds the subjects that rows name only by their key, and those for whom time is up.
-func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, n needs, due bool, now time.Time) error {
+func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, st *loops.State, n needs, due bool) error {
 	add := func(query string, args ...any) error {
 		rows, err := tx.Query(ctx, query, args...)
 		if err != nil {
@@ -93,7 +107,7 @@ func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, n needs, due bool, now
 		}
 		ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		for _, id := range ids {
-			n.subjects[id] = struct{}{}
+			n.subjects[id] = true
 		}
 		return err
 	}
@@ -113,11 +127,18 @@ func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, n needs, due bool, now
 		}
 	}
 	if due {
-		// Rows of a feature that left the plan wait for nothing: they go when the plan is stored.
-		err := add(`(SELECT subject_id FROM `+s.access+` WHERE resets_at <= $1 AND feature = ANY($3) ORDER BY resets_at LIMIT $2)
-			UNION (SELECT subject_id FROM tiergate.subject WHERE tier_until <= $1 ORDER BY tier_until LIMIT $2)`, now, chunk, s.features)
-		if err != nil {
+		if err := add(s.dueSQL(), st.Now, chunk, s.features, s.strict); err != nil {
 			return explain("find what is due", err)
+		}
+		rows, err := tx.Query(ctx, `SELECT subject_id FROM tiergate.due WHERE at <= $1 ORDER BY at LIMIT $2`, st.Now, chunk)
+		if err != nil {
+			return explain("find what was held", err)
+		}
+		if st.Due, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+			return explain("find what was held", err)
+		}
+		for _, id := range st.Due {
+			n.subjects[id] = true
 		}
 	}
 	return nil
@@ -126,12 +147,13 @@ func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, n needs, due bool, now
 // loadSubjects loads subjects with their subscriptions, gauges and rows, in one round trip.
 func (s *Store) loadSubjects(ctx context.Context, tx pgx.Tx, st *loops.State, ids []string) error {
 	batch := &pgx.Batch{}
-	batch.Queue(`SELECT subject_id, user_key, tier, status, tier_until, email, name, customer, deleted, since
+	batch.Queue(`SELECT subject_id, user_key, tier, status, tier_until, email, name, customer, deleted, since, billing_start, billing_end
 		FROM tiergate.subject WHERE subject_id = ANY($1)`, ids).Query(func(rows pgx.Rows) error {
 		var sub loops.Subject
 		var key, email, name, customer *string
-		var until, since *time.Time
-		_, err := pgx.ForEachRow(rows, []any{&sub.ID, &key, &sub.Tier, &sub.Status, &until, &email, &name, &customer, &sub.Deleted, &since}, func() error {
+		var until, since, billed, paid *time.Time
+		_, err := pgx.ForEachRow(rows, []any{&sub.ID, &key, &sub.Tier, &sub.Status, &until, &email, &name, &customer, &sub.Deleted, &since, &billed, &paid}, func() error {
+			sub.Billing = loops.Span{Start: orZero(billed), End: orZero(paid)}
 			sub.UserKey, sub.TierUntil, sub.Since = orZero(key), orZero(until), orZero(since)
 			sub.Email, sub.Name, sub.Customer = orZero(email), orZero(name), orZero(customer)
 			st.Load(sub)
@@ -150,28 +172,43 @@ func (s *Store) loadSubjects(ctx context.Context, tx pgx.Tx, st *loops.State, id
 		})
 		return err
 	})
-	batch.Queue(`SELECT subject_id, feature, allowed, tier, used, usage_limit, period_start, resets_at, closed_at, reason, message, episode
-		FROM `+s.access+` WHERE subject_id = ANY($1)`, ids).Query(func(rows pgx.Rows) error {
-		var subject, feature string
-		var a loops.Access
-		var limit *int64
-		var start, resets, closed *time.Time
-		var reason, message *string
-		_, err := pgx.ForEachRow(rows, []any{&subject, &feature, &a.Allowed, &a.Tier, &a.Used, &limit, &start, &resets, &closed,
-			&reason, &message, &a.Episode}, func() error {
-			i, ok := s.index[feature]
-			if !ok {
-				return nil
-			}
-			a.Limit, a.PeriodStart, a.ResetsAt, a.ClosedAt = orUnlimited(limit), orZero(start), orZero(resets), orZero(closed)
-			a.Reason, a.Message = orZero(reason), orZero(message)
+	batch.Queue(accessSQL(s.access)+` WHERE subject_id = ANY($1)`, ids).Query(func(rows pgx.Rows) error {
+		return s.scanAccess(rows, func(subject string, i int, a loops.Access) {
+			a.Held = s.plan.Loops[i].Enforcement == loops.Strict
 			st.LoadAccess(subject, i, a)
-			return nil
 		})
-		return err
 	})
+	if len(s.rolling) > 0 {
+		s.queueBuckets(batch, st, ids)
+	}
+	queueGrants(batch, st, s, ids)
 	queueGauges(batch, st, ids)
 	return explain("load the state", tx.SendBatch(ctx, batch).Close())
+}
+
+func accessSQL(access string) string {
+	return `SELECT subject_id, feature, allowed, tier, used, usage_limit, period_start, resets_at, closed_at, reason, message, episode FROM ` + access
+}
+
+// scanAccess reads rows of accessSQL, as far as they are of features of the plan.
+func (s *Store) scanAccess(rows pgx.Rows, take func(subject string, i int, a loops.Access)) error {
+	var subject, feature string
+	var a loops.Access
+	var limit *int64
+	var start, resets, closed *time.Time
+	var reason, message *string
+	_, err := pgx.ForEachRow(rows, []any{&subject, &feature, &a.Allowed, &a.Tier, &a.Used, &limit, &start, &resets, &closed,
+		&reason, &message, &a.Episode}, func() error {
+		i, ok := s.index[feature]
+		if !ok {
+			return nil
+		}
+		a.Limit, a.PeriodStart, a.ResetsAt, a.ClosedAt = orUnlimited(limit), orZero(start), orZero(resets), orZero(closed)
+		a.Reason, a.Message = orZero(reason), orZero(message)
+		take(subject, i, a)
+		return nil
+	})
+	return err
 }
 
 func loadEvents(ctx context.Context, tx pgx.Tx, st *loops.State, ids []int64) error {

@@ -178,8 +178,8 @@ func scanRow(row pgx.CollectableRow, role loops.Role, fields []loops.Field) (loo
 	return c, nil
 }
 
-// askTally asks what every subject used in one loop.
-func (r *reading) askTally(ctx context.Context, i int, have counted) error {
+// askTally asks what every subject used in one loop. periods is who knows the billing periods.
+func (r *reading) askTally(ctx context.Context, i int, have counted, periods *pgx.Conn) error {
 	w, l := r.store.usage(), &r.store.plan.Loops[i]
 	afresh := have.afresh(l)
 	horizon, since, err := r.store.bounds(ctx, r.tx, l, r.now)
@@ -187,11 +187,14 @@ func (r *reading) askTally(ctx context.Context, i int, have counted) error {
 		return err
 	}
 	query, args := tallySQL(w, l, r.store.access), []any{r.now, horizon, l.Feature, since}
+	if args, err = r.store.withBilling(ctx, periods, l, r.now, args); err != nil {
+		return err
+	}
 	switch {
 	case w.Gauge():
 		query, args = readSQL(w, l, r.store.access), []any{l.Feature}
 	case afresh:
-		query = afreshSQL(query, r.store.access)
+		query = afreshSQL(query, r.store.access, l.Window.Kind)
 	}
 	return r.ask(ctx, "count table "+w.Table+" for "+l.Feature, r.tallies(i, afresh), query, args...)
 }
@@ -209,11 +212,23 @@ func (r *reading) tallies(i int, afresh bool) func(context.Context, pgx.Rows, *l
 		}
 		n := needsOf(nil)
 		for _, t := range found {
-			n.subjects[t.Subject] = struct{}{}
+			n.add(t.Subject, false)
 		}
 		r.subjects += len(found)
 		return len(found), r.decide(ctx, n, func(st *loops.State) { d.Recount(st, i, r.now, afresh, found) })
 	}
+}
+
+// askGrants asks who was granted something: the limits of all of them are looked at again.
+func (r *reading) askGrants(ctx context.Context) error {
+	enter := func(ctx context.Context, rows pgx.Rows, d *loops.Decider) (int, error) {
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil || len(ids) == 0 {
+			return 0, err
+		}
+		return len(ids), r.store.refresh(ctx, ids, time.Time{}, d)
+	}
+	return r.ask(ctx, "find grants", enter, `SELECT DISTINCT subject_id FROM tiergate.access_grant`)
 }
 
 // askRows asks who lacks a row.
@@ -223,11 +238,7 @@ func (r *reading) askRows(ctx context.Context) error {
 		if err != nil || len(ids) == 0 {
 			return 0, err
 		}
-		n := needsOf(nil)
-		for _, id := range ids {
-			n.subjects[id] = struct{}{}
-		}
-		return len(ids), r.decide(ctx, n, d.Complete)
+		return len(ids), r.decide(ctx, needsAll(ids), d.Complete)
 	}
 	return r.ask(ctx, "find subjects without a row", enter, `SELECT subject_id FROM tiergate.subject s WHERE `+r.store.lacking())
 }

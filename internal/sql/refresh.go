@@ -19,7 +19,10 @@ func (s *Store) beginRefresh(ctx context.Context) error {
 		return err
 	}
 	s.refreshed = ""
-	return s.writePlan(ctx)
+	if err := s.writePlan(ctx); err != nil {
+		return err
+	}
+	return s.adopt(ctx)
 }
 
 func (s *Store) planNow() string { return digest(s.plan.Loops, s.plan.Tiers, s.plan.Grace) }
@@ -31,7 +34,9 @@ func (s *Store) refreshPage(ctx context.Context, through time.Time, d *loops.Dec
 	if err != nil {
 		return err
 	}
-	if _, err := s.conn.Exec(ctx, `DELETE FROM `+s.access+` WHERE subject_id = ANY($1) AND feature <> ALL($2)`, ids, s.features); err != nil {
+	gone := &pgx.Batch{}
+	s.dropRows(gone, ids, "feature <> ALL($2)", s.features, time.Now())
+	if err := s.conn.SendBatch(ctx, gone).Close(); err != nil {
 		return explain("remove a feature", err)
 	}
 	if err := s.refresh(ctx, ids, through, d); err != nil {
@@ -84,11 +89,7 @@ func (s *Store) refresh(ctx context.Context, ids []string, through time.Time, d 
 	if len(ids) == 0 {
 		return nil
 	}
-	n := needsOf(nil)
-	for _, id := range ids {
-		n.subjects[id] = struct{}{}
-	}
-	_, err := s.transact(ctx, n, loops.Batch{Position: s.at, Through: through}, true, d.Refresh)
+	_, err := s.transact(ctx, needsAll(ids), loops.Batch{Position: s.at, Through: through}, true, d.Refresh)
 	return err
 }
 
@@ -102,6 +103,7 @@ func (s *Store) writePlan(ctx context.Context) error {
 		ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value`, s.features)
 	batch.Queue(setMetaSQL("plan", ""))
 	batch.Queue(`DELETE FROM tiergate.plan`)
+	batch.Queue(`DELETE FROM tiergate.bucket WHERE feature <> ALL($1)`, s.rolling)
 	for i := range s.plan.Loops {
 		l := &s.plan.Loops[i]
 		zone := ""

@@ -113,26 +113,44 @@ func tallySQL(w *loops.Watch, l *loops.Loop, access string) string {
 	if c, ok := w.Columns[loops.FieldStatus]; ok {
 		counted += fmt.Sprintf(" AND coalesce(%s < 400, true)", ident(c.Name))
 	}
-	window := "fa.resets_at > $1::timestamptz"
-	if l.Window.Kind == loops.Lifetime {
+	window, from, bill := "fa.resets_at > $1::timestamptz", "$2::timestamptz", ""
+	first, group := "min(u.at)", "u.subject_id"
+	switch l.Window.Kind {
+	case loops.Lifetime:
 		window = "false" // what is stored is the window of an earlier plan
+	case loops.Rolling:
+		window = "false"
+		first = fmt.Sprintf("date_bin('%d seconds', u.at, timestamptz '1970-01-01 00:00:00+00')", int64(l.Window.Period.Resolution().Seconds()))
+		group = "u.subject_id, " + first
+	case loops.Billing:
+		from, bill = "coalesce(bill.start, $2::timestamptz)", " LEFT JOIN unnest($5::text[], $6::timestamptz[]) AS bill (subject_id, start) ON bill.subject_id = u.subject_id"
+		since = "$4::timestamptz IS NOT NULL"
 	}
-	return fmt.Sprintf(`SELECT u.subject_id, greatest(least(sum(u.n), %d), %d)::bigint AS used, min(u.at) AS first, bool_or(u.n < 0) AS credit
+	closed := "CASE WHEN fa.resets_at <= $1 THEN fa.resets_at END"
+	if l.Window.Kind == loops.Rolling {
+		closed = "NULL"
+	}
+	return fmt.Sprintf(`SELECT u.subject_id, greatest(least(sum(u.n), %d), %d)::bigint AS used, %s AS first, bool_or(u.n < 0) AS credit
 		FROM (SELECT %s AS subject_id, %s AS at, %s AS n FROM %s WHERE %s AND %s AND %s) u
 		LEFT JOIN %s fa ON fa.subject_id = u.subject_id AND fa.feature = $3
-		LEFT JOIN tiergate.subject back ON back.subject_id = u.subject_id AND back.since IS NOT NULL
+		LEFT JOIN tiergate.subject back ON back.subject_id = u.subject_id AND back.since IS NOT NULL%s
 		WHERE CASE WHEN %s THEN u.at >= fa.period_start AND u.at < fa.resets_at
-			ELSE u.at >= greatest($2::timestamptz, fa.closed_at, back.since, CASE WHEN fa.resets_at <= $1 THEN fa.resets_at END) END
-		GROUP BY u.subject_id`,
-		int64(math.MaxInt64), int64(math.MinInt64), textOf(w, loops.FieldSubject), at, quantity, ident(w.Schema, w.Table),
-		somebody(w), counted, since, access, window)
+			ELSE u.at >= greatest(%s, fa.closed_at, back.since, %s) END
+		GROUP BY %s`,
+		int64(math.MaxInt64), int64(math.MinInt64), first, textOf(w, loops.FieldSubject), at, quantity, ident(w.Schema, w.Table),
+		somebody(w), counted, since, access, bill, window, from, closed, group)
 }
 
-// afreshSQL adds the subjects of whom a tally finds nothing to those of whom it does.
-func afreshSQL(tally, access string) string {
-	return fmt.Sprintf(`WITH t AS (%s) SELECT * FROM t UNION ALL
+// afreshSQL adds the subjects of whom a tally finds nothing, or nothing in a bucket, to those of whom it does.
+func afreshSQL(tally, access string, kind loops.WindowKind) string {
+	query := fmt.Sprintf(`WITH t AS (%s) SELECT * FROM t UNION ALL
 		SELECT fa.subject_id, 0, NULL, false FROM %s fa LEFT JOIN t USING (subject_id)
 		WHERE fa.feature = $3 AND fa.subject_id <> '*' AND fa.used <> 0 AND t.subject_id IS NULL`, tally, access)
+	if kind == loops.Rolling {
+		query += ` UNION ALL SELECT b.subject_id, 0, b.start, false FROM tiergate.bucket b LEFT JOIN t ON t.subject_id = b.subject_id AND t.first = b.start
+			WHERE b.feature = $3 AND t.subject_id IS NULL`
+	}
+	return query
 }
 
 // mirrorSQL lists how a table of state differs from what is kept of it: each row's key, whether the row is

@@ -47,7 +47,9 @@ func Verify(ctx context.Context, conn *pgx.Conn, o Options) (Report, error) {
 		return report, err
 	}
 	for i := range o.Plan.Loops {
-		if l := &o.Plan.Loops[i]; !have.has(l) {
+		if l := &o.Plan.Loops[i]; l.Enforcement == loops.Strict {
+			continue // usage rows say nothing of it
+		} else if !have.has(l) {
 			report.Uncounted = append(report.Uncounted, l.Feature)
 		} else if err := s.verifyLoop(ctx, l, &report); err != nil {
 			return report, err
@@ -134,8 +136,12 @@ func (s *Store) tallies(ctx context.Context, l *loops.Loop) (map[string]windowCo
 		if err != nil {
 			return err
 		}
-		r, err := tx.Query(ctx, `SELECT t.subject_id, t.used, CASE WHEN fa.resets_at <= $1 THEN NULL ELSE fa.period_start END FROM (`+tallySQL(s.usage(), l, s.access)+`) t
-			LEFT JOIN `+s.access+` fa ON fa.subject_id = t.subject_id AND fa.feature = $3`, now, horizon, l.Feature, since)
+		args, err := s.withBilling(ctx, s.conn, l, now, []any{now, horizon, l.Feature, since})
+		if err != nil {
+			return err
+		}
+		r, err := tx.Query(ctx, `SELECT t.subject_id, least(sum(t.used) OVER (PARTITION BY t.subject_id), 9223372036854775807)::bigint, CASE WHEN fa.resets_at <= $1 THEN NULL ELSE fa.period_start END FROM (`+tallySQL(s.usage(), l, s.access)+`) t
+			LEFT JOIN `+s.access+` fa ON fa.subject_id = t.subject_id AND fa.feature = $3`, args...)
 		if err != nil {
 			return err
 		}
@@ -291,6 +297,7 @@ func (s *Store) verifyFlags(ctx context.Context, report *Report) error {
 		UNION ALL
 		SELECT fa.subject_id, fa.feature, 'tier', format('the row says %s, the subject is %s', fa.tier, s.tier)
 		FROM `+s.access+` fa JOIN tiergate.subject s USING (subject_id) WHERE fa.tier <> s.tier AND NOT s.deleted
+			AND NOT EXISTS (SELECT FROM tiergate.due d WHERE d.subject_id = fa.subject_id)
 		UNION ALL
 		SELECT e.subject_id, e.feature, 'email', format('event %s (%s) has no email row', e.id, e.kind)
 		FROM tiergate.access_event e LEFT JOIN tiergate.email m ON m.event_id = e.id

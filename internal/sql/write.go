@@ -17,6 +17,9 @@ func (s *Store) write(ctx context.Context, tx pgx.Tx, st *loops.State, w loops.W
 	s.writeSubjects(batch, w, st.Now)
 	writeGauges(batch, w)
 	s.writeAccess(batch, w.Access, st.Now)
+	s.writeBuckets(batch, w.Access)
+	writeGrants(batch, w)
+	s.writeHeld(batch, st, w)
 	writeEvents(batch, st, b.Position)
 	writeEmails(batch, st)
 	moved := false
@@ -41,7 +44,7 @@ func (s *Store) write(ctx context.Context, tx pgx.Tx, st *loops.State, w loops.W
 
 func (s *Store) writeSubjects(batch *pgx.Batch, w loops.Written, now time.Time) {
 	if len(w.Removed) > 0 {
-		batch.Queue(`DELETE FROM `+s.access+` WHERE subject_id = ANY($1)`, w.Removed)
+		s.dropRows(batch, w.Removed, "$2", true, now)
 		batch.Queue(`UPDATE tiergate.email SET request = NULL,
 				status = CASE WHEN status IN ('queued', 'sending') THEN 'skipped' ELSE status END,
 				reason = CASE WHEN status IN ('queued', 'sending') THEN $2 ELSE reason END
@@ -51,11 +54,13 @@ func (s *Store) writeSubjects(batch *pgx.Batch, w loops.Written, now time.Time) 
 		batch.Queue(`DELETE FROM tiergate.subscription WHERE key = ANY($1)`, w.Gone)
 	}
 	if len(w.Subjects) > 0 {
-		batch.Queue(`INSERT INTO tiergate.subject AS s (subject_id, user_key, tier, status, tier_until, email, name, customer, deleted, since, updated_at)
-			SELECT *, $11 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[], $9::bool[], $10::timestamptz[])
+		batch.Queue(`INSERT INTO tiergate.subject AS s (subject_id, user_key, tier, status, tier_until, email, name, customer, deleted, since, billing_start, billing_end, updated_at)
+			SELECT *, $13 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[], $9::bool[],
+				$10::timestamptz[], $11::timestamptz[], $12::timestamptz[])
 			ON CONFLICT (subject_id) DO UPDATE SET user_key = EXCLUDED.user_key, tier = EXCLUDED.tier, status = EXCLUDED.status,
 				tier_until = EXCLUDED.tier_until, email = EXCLUDED.email, name = EXCLUDED.name, customer = EXCLUDED.customer,
-				deleted = EXCLUDED.deleted, since = EXCLUDED.since, updated_at = EXCLUDED.updated_at`,
+				deleted = EXCLUDED.deleted, since = EXCLUDED.since, billing_start = EXCLUDED.billing_start,
+				billing_end = EXCLUDED.billing_end, updated_at = EXCLUDED.updated_at`,
 			column(w.Subjects, func(x *loops.Subject) string { return x.ID }),
 			column(w.Subjects, func(x *loops.Subject) *string { return nullText(x.UserKey) }),
 			column(w.Subjects, func(x *loops.Subject) string { return x.Tier }),
@@ -65,7 +70,9 @@ func (s *Store) writeSubjects(batch *pgx.Batch, w loops.Written, now time.Time) 
 			column(w.Subjects, func(x *loops.Subject) *string { return nullText(x.Name) }),
 			column(w.Subjects, func(x *loops.Subject) *string { return nullText(x.Customer) }),
 			column(w.Subjects, func(x *loops.Subject) bool { return x.Deleted }),
-			column(w.Subjects, func(x *loops.Subject) *time.Time { return nullTime(x.Since) }), now)
+			column(w.Subjects, func(x *loops.Subject) *time.Time { return nullTime(x.Since) }),
+			column(w.Subjects, func(x *loops.Subject) *time.Time { return nullTime(x.Billing.Start) }),
+			column(w.Subjects, func(x *loops.Subject) *time.Time { return nullTime(x.Billing.End) }), now)
 	}
 	if len(w.Subscriptions) > 0 {
 		batch.Queue(`INSERT INTO tiergate.subscription AS m (key, subject_id, status, plan, price, customer, period_start, period_end, past_due_since)
@@ -119,11 +126,11 @@ func writeEvents(batch *pgx.Batch, st *loops.State, at loops.Position) {
 		return
 	}
 	events := st.Events
-	batch.Queue(`INSERT INTO tiergate.access_event (at, recorded_at, kind, subject_id, feature, loop, tier, used, usage_limit, episode, threshold, position, silent)
-		SELECT u.at, $12, u.kind, u.subject_id, u.feature, u.loop, u.tier, u.used, u.usage_limit, u.episode, u.threshold, $13, u.silent
+	batch.Queue(`INSERT INTO tiergate.access_event (at, recorded_at, kind, subject_id, feature, loop, tier, used, usage_limit, episode, threshold, position, silent, over_run)
+		SELECT u.at, $12, u.kind, u.subject_id, u.feature, u.loop, u.tier, u.used, u.usage_limit, u.episode, u.threshold, $13, u.silent, u.over_run
 		FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[],
-			$10::float8[], $11::bool[]) WITH ORDINALITY
-			AS u (at, kind, subject_id, feature, loop, tier, used, usage_limit, episode, threshold, silent, n)
+			$10::float8[], $11::bool[], $14::bigint[]) WITH ORDINALITY
+			AS u (at, kind, subject_id, feature, loop, tier, used, usage_limit, episode, threshold, silent, over_run, n)
 		ORDER BY u.n`,
 		column(events, func(e loops.Event) time.Time { return e.At }),
 		column(events, func(e loops.Event) string { return string(e.Kind) }),
@@ -140,7 +147,8 @@ func writeEvents(batch *pgx.Batch, st *loops.State, at loops.Position) {
 			}
 			return &e.Threshold
 		}),
-		column(events, func(e loops.Event) bool { return e.Silent }), st.Now, at)
+		column(events, func(e loops.Event) bool { return e.Silent }), st.Now, at,
+		column(events, func(e loops.Event) int64 { return e.Over }))
 }
 
 // writeEmails inserts the outbox rows of events: one an event, and one sent for each wall and episode.
