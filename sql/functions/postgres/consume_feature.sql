@@ -52,7 +52,7 @@ BEGIN
             FOR NO KEY UPDATE;
         END IF;
         SELECT coalesce(s.tier, 'free') AS tier, s.status, coalesce(s.deleted, false) AS deleted, s.since, s.billing_start, s.billing_end,
-               p.loop, p.usage_limit AS planned, p.window_kind, p.unit, p.length, p.resolution, p.zone, p.warn_at,
+               p.loop AS name, p.usage_limit AS planned, p.window_kind, p.unit, p.length, p.resolution, p.zone, p.warn_at,
                p.enforcement, nullif(p.message, '') AS message,
                CASE WHEN g.unlimited IS NOT TRUE THEN nullif(least(p.usage_limit + coalesce(g.quantity, 0), most), most)::bigint END AS usage_limit
         INTO known
@@ -118,7 +118,7 @@ BEGIN
         END IF;
     ELSIF becomes.resets_at <= at THEN
         IF quantity <> 0 AND down AND becomes.usage_limit > 0 THEN
-            PERFORM tiergate.record_event('reset', subject, feature, known.loop, becomes.tier, becomes.used, becomes.usage_limit, becomes.episode,
+            PERFORM tiergate.record_event('reset', subject, feature, known.name, becomes.tier, becomes.used, becomes.usage_limit, becomes.episode,
                 becomes.resets_at, over_run => becomes.used - becomes.usage_limit);
         END IF;
         down := coalesce(becomes.usage_limit = 0, false);
@@ -138,7 +138,7 @@ BEGIN
     was_down := down;
     down := coalesce(becomes.used >= usage_limit OR usage_limit = 0, false);
     IF quantity <> 0 AND down <> was_down THEN
-        PERFORM tiergate.record_event(CASE WHEN down THEN 'blocked' ELSE 'unblocked' END, subject, feature, known.loop, becomes.tier,
+        PERFORM tiergate.record_event(CASE WHEN down THEN 'blocked' ELSE 'unblocked' END, subject, feature, known.name, becomes.tier,
             becomes.used, usage_limit, becomes.episode, now, silent => down AND usage_limit = 0);
     END IF;
 
@@ -192,10 +192,10 @@ BEGIN
     IF NOT allowed THEN
         IF NOT EXISTS (SELECT FROM tiergate.access_event e
                 WHERE e.subject_id = subject AND e.feature = consume_feature.feature AND e.episode = becomes.episode AND e.kind = 'refused') THEN
-            PERFORM tiergate.record_event('refused', subject, feature, known.loop, becomes.tier, becomes.used, usage_limit, becomes.episode, now);
+            PERFORM tiergate.record_event('refused', subject, feature, known.name, becomes.tier, becomes.used, usage_limit, becomes.episode, now);
         END IF;
     ELSIF down <> was_down THEN
-        PERFORM tiergate.record_event(CASE WHEN down THEN 'blocked' ELSE 'unblocked' END, subject, feature, known.loop, becomes.tier,
+        PERFORM tiergate.record_event(CASE WHEN down THEN 'blocked' ELSE 'unblocked' END, subject, feature, known.name, becomes.tier,
             becomes.used, usage_limit, becomes.episode, now);
     ELSIF NOT down AND quantity > 0 AND usage_limit IS NOT NULL THEN
         FOREACH fraction IN ARRAY known.warn_at LOOP
@@ -205,7 +205,7 @@ BEGIN
             END IF;
         END LOOP;
         IF crossed IS NOT NULL THEN
-            PERFORM tiergate.record_event('warned', subject, feature, known.loop, becomes.tier, becomes.used, usage_limit, becomes.episode, now, crossed);
+            PERFORM tiergate.record_event('warned', subject, feature, known.name, becomes.tier, becomes.used, usage_limit, becomes.episode, now, crossed);
         END IF;
     END IF;
 END

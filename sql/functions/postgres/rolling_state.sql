@@ -5,7 +5,7 @@ CREATE OR REPLACE FUNCTION tiergate.rolling_state(subject text, feature text, us
     OUT used bigint, OUT period_start timestamptz, OUT resets_at timestamptz)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT least(sum(b.used), 9223372036854775807)::bigint,
+    SELECT CASE WHEN sum(b.used) < 9223372036854775807 THEN sum(b.used) WHEN count(*) > 0 THEN 9223372036854775807 END::bigint,
            min(b.start),
            CASE WHEN sum(b.used) >= rolling_state.usage_limit OR rolling_state.usage_limit = 0
                 THEN coalesce(min(b.rolls_off) FILTER (WHERE b.after < rolling_state.usage_limit), max(b.rolls_off))
