@@ -241,6 +241,20 @@ func TestConsumeTurnsWindows(t *testing.T) {
 	})
 }
 
+// TestConsumeAheadOfItsClock: who waited for the lock may have been called before the window that it now finds.
+func TestConsumeAheadOfItsClock(t *testing.T) {
+	a := newStrict(t, func(l *loops.Loop) {
+		l.Window = loops.Window{Kind: loops.Calendar, Period: loops.Period{Text: "hour", Unit: loops.UnitHour, Length: time.Hour}, Zone: time.UTC}
+	})
+	a.want(a.consume(1), "granted 1/3")
+	a.clock("2026-03-01 11:00:01")
+	a.want(a.consume(4), "refused 0/3: Upgrade to go on")
+	a.clock("2026-03-01 10:59:58")
+	a.want(a.consume(1), "granted 1/3")
+	a.window("2026-03-01 11:00 to 2026-03-01 12:00")
+	a.want(a.consume(1), "granted 2/3")
+}
+
 // TestConsumeBillingMoves: a billing period that moves takes the open window along, or closes it.
 func TestConsumeBillingMoves(t *testing.T) {
 	a := newStrict(t, func(l *loops.Loop) {
