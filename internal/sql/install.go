@@ -33,7 +33,7 @@ const (
 type InstallOptions struct {
 	Schema    string // the application's
 	Watches   []loops.Watch
-	AppRoles  []string // who reads the flags; empty: whoever may read the usage table
+	AppRoles  []string // who reads the flags and consumes; empty: whoever may read the usage table, and insert into it
 	TestClock bool
 }
 
@@ -62,11 +62,11 @@ func Script(ctx context.Context, conn *pgx.Conn, o InstallOptions) ([]string, er
 	if err != nil {
 		return nil, err
 	}
-	roles := o.AppRoles
-	if len(roles) == 0 {
-		roles = have.readers
+	readers, users := o.AppRoles, o.AppRoles
+	if len(o.AppRoles) == 0 {
+		readers, users = have.readers, have.users
 	}
-	grants := grantStatements(o.Schema, roles, have.role)
+	grants := grantStatements(o.Schema, readers, users, have.role)
 	fingerprint, granted := digest(files, access, helpers), digest(grants)
 	stale := have.fingerprint != fingerprint || !have.access || have.emptied || len(steps) > 0
 	if stale {
@@ -168,6 +168,7 @@ type state struct {
 	foreign     bool     // and is the application's own
 	role        string   // the sidecar's own
 	readers     []string // other roles that may read the usage table
+	users       []string // other roles that may insert into it
 }
 
 func installed(ctx context.Context, conn *pgx.Conn, o InstallOptions) (state, error) {
@@ -205,10 +206,11 @@ func installed(ctx context.Context, conn *pgx.Conn, o InstallOptions) (state, er
 	}
 	for i := range o.Watches {
 		if w := &o.Watches[i]; w.Role == loops.Usage {
-			err := conn.QueryRow(ctx, `SELECT ARRAY(SELECT DISTINCT r.rolname::text FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
-				JOIN pg_roles r ON r.oid = a.grantee
-				WHERE c.oid = to_regclass($1) AND a.privilege_type = 'SELECT' AND r.rolname NOT IN ('anon', 'authenticated', current_user) ORDER BY 1)`,
-				ident(w.Schema, w.Table)).Scan(&st.readers)
+			err := conn.QueryRow(ctx, `SELECT coalesce(array_agg(DISTINCT r.rolname::text) FILTER (WHERE a.privilege_type = 'SELECT'), '{}'),
+					coalesce(array_agg(DISTINCT r.rolname::text) FILTER (WHERE a.privilege_type = 'INSERT'), '{}')
+				FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a JOIN pg_roles r ON r.oid = a.grantee
+				WHERE c.oid = to_regclass($1) AND r.rolname NOT IN ('anon', 'authenticated', current_user)`,
+				ident(w.Schema, w.Table)).Scan(&st.readers, &st.users)
 			if err != nil {
 				return st, explain("find the application's roles", err)
 			}
@@ -282,13 +284,13 @@ func readAs(files fs.FS, name, app string) (string, error) {
 	return strings.ReplaceAll(string(text), "@app@", app), err
 }
 
-// helperFunctions returns the functions, the clock first because the others call it.
+// helperFunctions returns the functions, those first that others call in SQL, where it is looked up at once.
 func helperFunctions(app string, testClock bool) (texts []string, err error) {
 	names, err := fs.Glob(functions.Postgres, "postgres/*.sql")
 	if err != nil {
 		return nil, err
 	}
-	order := []string{"now", "has_feature", "freshness"}
+	order := []string{"now", "dawn", "rolling_state", "current_window", "has_feature", "freshness"}
 	slices.SortStableFunc(names, func(a, b string) int { return rank(order, a) - rank(order, b) })
 	for _, name := range names {
 		text, err := readAs(functions.Postgres, name, app)
@@ -324,17 +326,27 @@ func revokeDefaults(schema string) string {
 END $do$`, literal(access), literal("REVOKE ALL ON "+access+" FROM "))
 }
 
-// grantStatements let readers read the flags and call the functions, and give the sidecar's role what
-// it needs where another one owns the tables.
-func grantStatements(schema string, readers []string, role string) []string {
+// grantStatements let readers read the flags and ask, and users consume; and give the sidecar's role what it needs
+// where another one owns the tables. What gives, protects or is internal, nobody else is granted.
+func grantStatements(schema string, readers, users []string, role string) []string {
 	access := ident(schema, "feature_access")
 	steps := []string{"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tiergate FROM PUBLIC"}
 	for _, reader := range readers {
-		steps = append(steps, "GRANT SELECT ON "+access+" TO "+ident(reader),
-			"GRANT USAGE ON SCHEMA tiergate TO "+ident(reader),
-			"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA tiergate TO "+ident(reader))
+		steps = append(steps, "GRANT SELECT ON "+access+" TO "+ident(reader), "GRANT USAGE ON SCHEMA tiergate TO "+ident(reader),
+			grantCalls(reader, "has_feature", "feature_status", "require_feature", "explain_access", "freshness", "now"))
+	}
+	for _, user := range users {
+		steps = append(steps, "GRANT USAGE ON SCHEMA tiergate TO "+ident(user), grantCalls(user, "consume_feature"))
 	}
 	return append(steps, workGrants(schema, role)...)
+}
+
+// grantCalls lets a role call functions, for every type of subject.
+func grantCalls(role string, functions ...string) string {
+	return fmt.Sprintf(`DO $do$ DECLARE function regprocedure; BEGIN
+    FOR function IN SELECT oid FROM pg_proc WHERE pronamespace = 'tiergate'::regnamespace AND proname IN ('%s')
+    LOOP EXECUTE format('GRANT EXECUTE ON FUNCTION %%s TO %%s', function, %s); END LOOP;
+END $do$`, strings.Join(functions, "', '"), literal(ident(role)))
 }
 
 // workGrants give a role what the sidecar does once it is installed.

@@ -22,7 +22,7 @@ import (
 
 // server is shared by all tests of the package; each has a database of its own.
 var server = sync.OnceValues(func() (*dbserver.Postgres, error) {
-	return dbserver.StartPostgres(context.Background(), dbserver.Options{Fast: true})
+	return dbserver.StartPostgres(context.Background(), dbserver.Options{Fast: true, Settings: map[string]string{"max_connections": "250"}})
 })
 
 var databases atomic.Int32
