@@ -191,6 +191,7 @@ func TestProtectForced(t *testing.T) {
 	owner.refused("42501", `INSERT INTO usage (user_id) VALUES ('ann')`, "tiergate_features")
 	owner.exec(`INSERT INTO usage (user_id) VALUES ('bob')`)
 	owner.expect(`SELECT count(*)::text FROM usage`, "3")
+	owner.refused("42501", `SET row_security = off; SELECT * FROM usage`, "would be affected by row-level security") // as pg_dump asks
 	owner.exec(`SELECT tiergate.unprotect('usage')`)
 	super.same(before)
 
@@ -198,6 +199,17 @@ func TestProtectForced(t *testing.T) {
 	before = super.security()
 	owner.exec(`SELECT tiergate.protect('usage', 'features', 'user_id', force => true); SELECT tiergate.unprotect('usage')`)
 	super.same(before)
+}
+
+// TestProtectBehindViews: a view's owner is who writes, and what the policy calls is called by who asked for it.
+func TestProtectBehindViews(t *testing.T) {
+	_, owner, user := newProtectable(t)
+	owner.exec(fmt.Sprintf(`REVOKE INSERT ON usage FROM %s; CREATE VIEW seen AS SELECT * FROM usage; GRANT SELECT, INSERT ON seen TO %[1]s`, user.role))
+	owner.exec(`SELECT tiergate.protect('usage', 'features', 'user_id', force => true)`)
+	user.refused("42501", `INSERT INTO seen (user_id) VALUES ('bob')`, "permission denied for function has_feature")
+	owner.exec("GRANT EXECUTE ON FUNCTION tiergate.has_feature(text, text) TO " + user.role)
+	user.refused("42501", `INSERT INTO seen (user_id) VALUES ('ann')`, "tiergate_features")
+	user.exec(`INSERT INTO seen (user_id) VALUES ('bob')`)
 }
 
 // TestProtectSeveral protects tables for several features and writers: each keeps its rights as long as one of

@@ -7,7 +7,8 @@
 -- EXECUTE on has_feature(text, text), and as schema tiergate stays closed to them, only the policy can
 -- call it. Repeating it is harmless. Comments on the policies remember what unprotect has to take back.
 -- Not checked: what superusers, roles with BYPASSRLS, and without force owners insert (a notice names
--- them); UPDATE; what is written to a partition directly. COPY is refused by PostgreSQL for everybody else.
+-- them); UPDATE; what is written to a partition directly. COPY is refused by PostgreSQL for everybody else,
+-- and so is an insert through a view by a role that may not insert into the table: grant it EXECUTE.
 -- The flag follows the stream: a burst, or one statement with many rows, may pass the limit. Exact is
 -- consume_feature; the policy is a second line behind it, for which the row comes first, then the unit.
 -- subject_column: any type; its text is the subject. NULL is a subject without a row.
