@@ -21,8 +21,8 @@ type session struct {
 	notices []string
 }
 
-// login creates a role, which goes when the test ends, and signs in as it. Roles are the server's: %s in options
-// and in statements stands for the role, whose name is the database's and a word.
+// login creates a role, which goes when the test ends, and signs in as it. Roles are the server's: its name is
+// the database's and a word.
 func (a *app) login(word, options string) *session {
 	a.t.Helper()
 	u, err := url.Parse(a.url)
