@@ -105,6 +105,7 @@ func (k *checkup) installation(ctx context.Context, conn *pgx.Conn, v sql.Server
 	}
 	if have.Version > 0 {
 		k.exposure(ctx, conn, v, p)
+		k.protections(ctx, conn)
 	}
 	return have.Missing
 }

@@ -191,6 +191,9 @@ func Uninstall(ctx context.Context, conn *pgx.Conn, schema string) error {
 		return explain("uninstall", err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
+	if err := unprotect(ctx, tx); err != nil {
+		return err
+	}
 	for _, statement := range statements {
 		if _, err := tx.Exec(ctx, statement); err != nil {
 			return uninstallFault(statement, err)
