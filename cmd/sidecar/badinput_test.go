@@ -29,7 +29,7 @@ func (a *app) owner(options string) (name string) {
 
 // TestBadInput asks every command that needs the thing that is wrong: one message with a way out.
 func TestBadInput(t *testing.T) {
-	everything := []string{"check", "run", "run --once", "install", "status", "verify", "explain ann features", "resync", "emails list"}
+	everything := []string{"check", "run", "run --once", "install", "status", "verify", "explain ann features", "resync", "grant list", "emails list"}
 	following := []string{"check", "run"}
 	host := func(a *app, to string) {
 		before, rest, _ := strings.Cut(a.url, "@")

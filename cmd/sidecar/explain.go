@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/tiergate/tiergate/internal/loops"
 	"github.com/tiergate/tiergate/internal/sql"
 )
 
@@ -19,12 +20,8 @@ func explainCommand() *cobra.Command {
 	asJSON := jsonFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
-			if p.plan.Loop(args[1]) == nil {
-				var known []string
-				for _, l := range p.plan.Loops {
-					known = append(known, l.Feature)
-				}
-				return usageError{fmt.Errorf("no loop has feature %q; there is: %s", args[1], strings.Join(known, ", "))}
+			if _, err := p.loopOf(args[1]); err != nil {
+				return err
 			}
 			facts, err := sql.Explain(ctx, conn, args[0], args[1])
 			if err != nil {
@@ -42,6 +39,18 @@ func explainCommand() *cobra.Command {
 		})
 	}
 	return c
+}
+
+// loopOf returns the loop of a feature that somebody named.
+func (p *prepared) loopOf(feature string) (*loops.Loop, error) {
+	if l := p.plan.Loop(feature); l != nil {
+		return l, nil
+	}
+	var known []string
+	for _, l := range p.plan.Loops {
+		known = append(known, l.Feature)
+	}
+	return nil, usageError{fmt.Errorf("no loop has feature %q; there is: %s", feature, strings.Join(known, ", "))}
 }
 
 // explanation is what tiergate.explain_access returns, as far as it is printed for people.
@@ -65,7 +74,11 @@ type explanation struct {
 		Period      string
 		Enforcement string
 	}
-	Tier *struct {
+	Limit *struct {
+		Plan, Granted, Effective *int64
+	}
+	Grants []sql.Grant
+	Tier   *struct {
 		Tier, Status string
 		Until        *time.Time
 		Deleted      bool
@@ -85,6 +98,7 @@ type explanation struct {
 		Limit       *int64 `json:"usage_limit"`
 		Tier        string
 		Silent      bool
+		OverRun     int64 `json:"over_run"`
 		Email       string
 		EmailReason string `json:"email_reason"`
 	}
@@ -102,6 +116,7 @@ func (e *explanation) print(out io.Writer) {
 	}
 	fmt.Fprintf(out, "%s %s %s\n", e.Subject, verdict, e.Feature)
 	e.printAccess(line)
+	e.printGrants(line)
 	for _, p := range e.Plan {
 		per := ""
 		if p.Period != "" {
@@ -129,7 +144,11 @@ func (e *explanation) print(out io.Writer) {
 		line("gauge", "%s", strings.Join(strings.Fields(fmt.Sprint(g.Method, " ", g.Endpoint, " ", g.Feature, " ", g.Value)), " "))
 	}
 	for _, ev := range e.Events {
-		text := fmt.Sprintf("%s  %s at %d of %s, tier %s", stamp(ev.At), ev.Kind, ev.Used, limitText(ev.Limit), ev.Tier)
+		text := fmt.Sprintf("%s  %s at %d of %s", stamp(ev.At), ev.Kind, ev.Used, limitText(ev.Limit))
+		if ev.OverRun > 0 {
+			text += fmt.Sprintf(", over-run %d", ev.OverRun)
+		}
+		text += ", tier " + ev.Tier
 		if ev.Silent {
 			text += ", silent"
 		}
@@ -157,6 +176,25 @@ func (e *explanation) printAccess(line func(name, format string, args ...any)) {
 	line("used", "%s", text)
 	if a.Reason != "" {
 		line("reason", "%s: %s", a.Reason, a.Message)
+	}
+}
+
+// printGrants says how the limit comes about, where the plan is not all of it.
+func (e *explanation) printGrants(line func(name, format string, args ...any)) {
+	if len(e.Grants) == 0 || e.Limit == nil {
+		return
+	}
+	granted := "granted without limit"
+	if n := e.Limit.Granted; n != nil {
+		granted = fmt.Sprintf("%d granted", *n)
+	}
+	text := fmt.Sprintf("%s: %s of the plan + %s", limitText(e.Limit.Effective), limitText(e.Limit.Plan), granted)
+	if e.Access == nil || limitText(e.Access.Limit) != limitText(e.Limit.Effective) {
+		text += "; the row has still to follow"
+	}
+	line("limit", "%s", text)
+	for i := range e.Grants {
+		line("grant", "%d: %s", e.Grants[i].ID, grantText(&e.Grants[i]))
 	}
 }
 

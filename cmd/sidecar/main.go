@@ -72,7 +72,7 @@ func commands() *cobra.Command {
 	}
 	root.PersistentFlags().StringP("dir", "C", ".", "folder of skene.config.ts, sidecar.yaml and .env")
 	root.AddCommand(runCommand(), checkCommand(), installCommand(), uninstallCommand(), statusCommand(), explainCommand(),
-		verifyCommand(), resyncCommand(), emailsCommand(), demoCommand(), versionCommand())
+		verifyCommand(), resyncCommand(), grantCommand(), emailsCommand(), demoCommand(), versionCommand())
 	strictArgs(root)
 	return root
 }

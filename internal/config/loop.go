@@ -200,7 +200,7 @@ func (v *validation) period(n *node, path string, kind loops.WindowKind) loops.P
 		v.wrong(n, path, "a period", periodHint)
 		return loops.Period{}
 	}
-	p, err := parsePeriod(n.text)
+	p, err := ParsePeriod(n.text)
 	switch {
 	case err != nil:
 		v.fail(n.at, periodHint, "%s: %v", path, err)

@@ -20,8 +20,8 @@ const (
 	periodHint = "write '30d', '12h', '90m', '2w', 'day', 'week', 'month' or 'year'; leave it out for a lifetime limit"
 )
 
-// parsePeriod reads a period as people write it: a number and s, m, h, d or w, or a calendar unit.
-func parsePeriod(text string) (loops.Period, error) {
+// ParsePeriod reads a period as people write it: a number and s, m, h, d or w, or a calendar unit.
+func ParsePeriod(text string) (loops.Period, error) {
 	switch unit := loops.Unit(text); unit {
 	case loops.UnitHour:
 		return loops.Period{Text: text, Unit: unit, Length: time.Hour}, nil

@@ -24,7 +24,7 @@ func TestParsePeriod(t *testing.T) {
 		"year":  {Unit: loops.UnitYear},
 	} {
 		want.Text = text
-		if got, err := parsePeriod(text); err != nil || got != want {
+		if got, err := ParsePeriod(text); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", text, got, err)
 		}
 	}
@@ -34,7 +34,7 @@ func TestParsePeriod(t *testing.T) {
 		"0d": "shorter than two minutes", "1m": "shorter than two minutes", "119s": "shorter than two minutes",
 		"3661d": "longer than ten years", "99999999999999999999s": "longer than ten years",
 	} {
-		if got, err := parsePeriod(text); err == nil || !strings.Contains(err.Error(), want) {
+		if got, err := ParsePeriod(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %+v, %v, want %q", text, got, err, want)
 		}
 	}
@@ -46,7 +46,7 @@ func FuzzParsePeriod(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		period, err := parsePeriod(text)
+		period, err := ParsePeriod(text)
 		if err != nil {
 			return
 		}
