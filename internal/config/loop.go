@@ -61,7 +61,7 @@ func (v *validation) step(n *node, path, name, opinion string) {
 		validateKey{"action", "action: { type: 'block' }", func(n *node, path string) { v.action(n, path, &l) }},
 		validateKey{"feature", "", func(n *node, _ string) { feature = n }},
 		validateKey{"enforcement", "", func(n *node, path string) {
-			l.Enforcement = loops.Enforcement(v.choice(n, path, []string{string(loops.Async), string(loops.Shadow)}, []string{"strict"}))
+			l.Enforcement = loops.Enforcement(v.choice(n, path, []string{string(loops.Async), string(loops.Strict), string(loops.Shadow)}, nil))
 		}},
 	)
 	if feature != nil || triggered {
@@ -173,13 +173,15 @@ func (v *validation) condition(n *node, path string, l *loops.Loop) {
 func (v *validation) window(path string, period, window, zone *node) loops.Window {
 	w := loops.Window{Kind: loops.Anchored}
 	if window != nil {
-		w.Kind = loops.WindowKind(v.choice(window, path+".window", []string{"anchored", "calendar"}, []string{"billing", "rolling"}))
+		w.Kind = loops.WindowKind(v.choice(window, path+".window", []string{"anchored", "calendar", "billing", "rolling"}, nil))
 	}
 	switch {
 	case period != nil:
 		w.Period = v.period(period, path+".period", w.Kind)
 	case window == nil:
 		w.Kind = loops.Lifetime
+	case w.Kind == loops.Billing: // of those who have no subscription
+		w.Period = loops.Period{Text: string(loops.UnitMonth), Unit: loops.UnitMonth}
 	case w.Kind != "":
 		v.fail(window.at, "write period: 'month'; without window and period the limit is for a lifetime", "%s.period is missing: a window has a length", path)
 	}
@@ -206,6 +208,8 @@ func (v *validation) period(n *node, path string, kind loops.WindowKind) loops.P
 		v.fail(n.at, periodHint, "%s: %v", path, err)
 	case kind == loops.Calendar && p.Unit == loops.UnitNone:
 		v.fail(n.at, "write 'hour', 'day', 'week', 'month' or 'year', or leave window: 'calendar' out", "%s: a calendar has no window of %s", path, nodeQuote(n.text))
+	case kind == loops.Rolling && p.Length == 0:
+		v.fail(n.at, "write a fixed length, such as '30d'", "%s: %s has no fixed length, which a rolling window needs", path, nodeQuote(n.text))
 	}
 	return p
 }

@@ -23,7 +23,7 @@ declare module '@skene/sdk' {
     /** The feature's name. Default: the trigger's feature, else the endpoint's last literal segment. */
     feature?: string;
     /** `shadow` decides and records, but blocks and mails nobody. Default: `async`. */
-    enforcement?: 'async' | 'shadow';
+    enforcement?: 'async' | 'strict' | 'shadow';
   }
 
   /** Counts rows by endpoint. All endpoints that match share one count. */

@@ -234,7 +234,7 @@ func (d *Decider) move(s *State, sub *Subject, i int, used int64, at time.Time) 
 			}
 		}
 	}
-	if is != was {
+	if is != was || len(sub.Grants) > 0 { // which may be all that keeps the flag up
 		d.settle(sub, i)
 	}
 }
