@@ -18,6 +18,8 @@ type needs struct {
 	userKeys []string
 	gauges   []string // their keys
 	events   []int64
+	grants   []string // ids
+	ended    []string // of grants, too
 }
 
 func needsOf(changes []loops.Change) needs {
@@ -32,7 +34,7 @@ func needsOf(changes []loops.Change) needs {
 		case c.Role == loops.Users:
 			n.addRow(&n.userKeys, c)
 		case c.Role == loops.Grants:
-			n.add(c.Row[loops.FieldSubject].Text, true)
+			n.addGrant(c)
 		case c.Gauge():
 			n.addRow(&n.gauges, c)
 		case !c.Use.Refused:
@@ -40,6 +42,17 @@ func needsOf(changes []loops.Change) needs {
 		}
 	}
 	return n
+}
+
+func (n *needs) addGrant(c *loops.Change) {
+	if c.Op == loops.Delete {
+		return
+	}
+	n.add(c.Row[loops.FieldSubject].Text, true)
+	n.grants = append(n.grants, c.Key)
+	if c.Row[loops.FieldPeriodEnd].Kind == loops.Present {
+		n.ended = append(n.ended, c.Key)
+	}
 }
 
 // add names a subject, unless it is none.
@@ -78,6 +91,9 @@ func (s *Store) load(ctx context.Context, tx pgx.Tx, n needs, due bool) (*loops.
 	st := loops.NewState(now, shift, len(s.plan.Loops))
 	st.Sparse, st.FirstEpisode, st.Elsewhere = s.sparse, s.firstEpisode, s.elsewhere
 	if err := s.loadNamed(ctx, tx, st, n, due); err != nil {
+		return nil, err
+	}
+	if err := s.visible(ctx, tx, n); err != nil {
 		return nil, err
 	}
 	if len(n.events) > 0 {
@@ -209,6 +225,41 @@ func (s *Store) scanAccess(rows pgx.Rows, take func(subject string, i int, a loo
 		return nil
 	})
 	return err
+}
+
+// How long a commit that the stream has shown may take to become visible to others, and how often we look.
+const (
+	visibleBound = 2 * time.Second
+	visibleLook  = time.Millisecond
+)
+
+// visible waits until our session sees the events and grants that the stream has shown: a commit is in the stream
+// before it is in anybody's snapshot. Rows that somebody deleted are waited for in vain, once.
+func (s *Store) visible(ctx context.Context, tx pgx.Tx, n needs) error {
+	if len(n.events)+len(n.grants) == 0 {
+		return nil
+	}
+	for begun := time.Now(); ; {
+		var all bool
+		err := tx.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM unnest($1::bigint[]) i WHERE NOT EXISTS (SELECT FROM tiergate.access_event WHERE id = i))
+			AND NOT EXISTS (SELECT FROM unnest($2::text[]) i WHERE NOT EXISTS (SELECT FROM tiergate.access_grant WHERE id = i::bigint))
+			AND NOT EXISTS (SELECT FROM tiergate.access_grant WHERE id = ANY($3::text[]::bigint[]) AND ended_at IS NULL)`, n.events, n.grants, n.ended).Scan(&all)
+		if err != nil {
+			return explain("wait for what was committed", err)
+		}
+		if all {
+			return nil
+		}
+		if time.Since(begun) > visibleBound {
+			s.log.Warn("events or grants that the stream has shown are not in their tables", "events", n.events, "grants", n.grants)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(visibleLook):
+		}
+	}
 }
 
 func loadEvents(ctx context.Context, tx pgx.Tx, st *loops.State, ids []int64) error {

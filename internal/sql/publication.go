@@ -25,7 +25,8 @@ func OwnWatches() []loops.Watch {
 	return []loops.Watch{
 		{Role: loops.Events, Schema: "tiergate", Table: "access_event", Columns: map[loops.Field]loops.Column{loops.FieldID: id}},
 		{Role: loops.Grants, Schema: "tiergate", Table: "access_grant", Key: []string{"id"},
-			Columns: map[loops.Field]loops.Column{loops.FieldID: id, loops.FieldSubject: subject}},
+			Columns: map[loops.Field]loops.Column{loops.FieldID: id, loops.FieldSubject: subject,
+				loops.FieldPeriodEnd: {Name: "ended_at", Type: "timestamp with time zone"}}},
 	}
 }
 
