@@ -35,7 +35,7 @@ func (r *recogniser) usageColumns(rule roleRule) []columnRule {
 // periods names the loops that have one.
 func (r *recogniser) periods() (names []string) {
 	for _, l := range r.policy {
-		if l.Window.Kind != loops.Lifetime {
+		if l.Window.Kind != loops.Lifetime && l.Enforcement != loops.Strict { // which the gauge does not count
 			names = append(names, l.Feature+" ("+l.Source+")")
 		}
 	}

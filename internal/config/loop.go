@@ -183,7 +183,7 @@ func (v *validation) window(path string, period, window, zone *node) loops.Windo
 	case w.Kind == loops.Billing: // of those who have no subscription
 		w.Period = loops.Period{Text: string(loops.UnitMonth), Unit: loops.UnitMonth}
 	case w.Kind != "":
-		v.fail(window.at, "write period: 'month'; without window and period the limit is for a lifetime", "%s.period is missing: a window has a length", path)
+		v.fail(window.at, "write period: '30d'; without window and period the limit is for a lifetime", "%s.period is missing: a window has a length", path)
 	}
 	switch {
 	case w.Kind == loops.Calendar:
