@@ -199,6 +199,7 @@ func (d *Decider) access(s *State, sub *Subject, i int) *Access {
 
 // again looks once more at a subject of whom a strict row was held.
 func (d *Decider) again(s *State, sub *Subject, at time.Time) {
+	d.renew(sub)
 	d.elapse(s, sub, at)
 	switch {
 	case sub.Deleted:
@@ -208,6 +209,23 @@ func (d *Decider) again(s *State, sub *Subject, at time.Time) {
 		fallthrough
 	default:
 		d.entitle(s, sub, at)
+	}
+}
+
+// renew begins the strict rows again that somebody held while their subject was deleted and came back.
+func (d *Decider) renew(sub *Subject) {
+	for i, a := range sub.Access {
+		if a == nil || d.plan.Loops[i].Enforcement != Strict || !a.ClosedAt.Before(sub.Since) {
+			continue
+		}
+		if a.Held {
+			sub.again = true
+			continue
+		}
+		a.PeriodStart, a.ResetsAt, a.ClosedAt, a.Used = time.Time{}, time.Time{}, sub.Since, 0
+		a.Episode, a.dirty = max(a.Episode+1, sub.Since.Unix()), true
+		a.drop(func(Bucket) bool { return true })
+		d.settle(sub, i)
 	}
 }
 

@@ -9,6 +9,7 @@ type Grant struct {
 	Quantity  Limit     // Unlimited: no limit at all
 	ExpiresAt time.Time // zero: never
 	Ended     time.Time // zero: it is open
+	Held      bool      // somebody else may be ending it: it can be read, and no more
 }
 
 // LoadGrant adds an open grant.
@@ -78,14 +79,23 @@ func (d *Decider) expire(s *State, sub *Subject, at time.Time) {
 			continue
 		}
 		g.Ended = g.ExpiresAt
-		l := &d.plan.Loops[g.Loop]
-		ev := Event{Kind: Expired, Subject: sub.ID, Feature: l.Feature, Loop: l.Name, Tier: sub.Tier, Limit: d.limitOf(sub, g.Loop), At: at, Silent: true}
-		if a := sub.Access[g.Loop]; a != nil {
-			ev.Used, ev.Episode = a.Used, a.Episode
+		if g.Held {
+			sub.again = true // who holds it may be revoking it: how it ended is recorded when it is known
+		} else {
+			d.expired(s, sub, g.Loop, at)
 		}
-		s.Events = append(s.Events, ev)
 		if sub.Access[g.Loop] != nil {
 			d.limit(s, sub, g.Loop, at)
 		}
 	}
+}
+
+// expired records that a grant for the i-th loop has ended by itself.
+func (d *Decider) expired(s *State, sub *Subject, i int, at time.Time) {
+	l := &d.plan.Loops[i]
+	ev := Event{Kind: Expired, Subject: sub.ID, Feature: l.Feature, Loop: l.Name, Tier: sub.Tier, Limit: d.limitOf(sub, i), At: at, Silent: true}
+	if a := sub.Access[i]; a != nil {
+		ev.Used, ev.Episode = a.Used, a.Episode
+	}
+	s.Events = append(s.Events, ev)
 }

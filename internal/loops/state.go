@@ -276,9 +276,9 @@ func (s *State) Written() Written {
 		}
 		for i := range sub.Grants {
 			switch g := &sub.Grants[i]; {
-			case !g.Ended.IsZero():
+			case !g.Ended.IsZero() && !g.Held:
 				w.Ended = append(w.Ended, *g)
-			case !sub.Deleted:
+			case !sub.Deleted && g.Ended.IsZero():
 				due(g.ExpiresAt)
 			}
 		}
@@ -306,6 +306,9 @@ func (sub *Subject) mirrors(w *Written) {
 		}
 	}
 }
+
+// New reports whether the row is not stored yet.
+func (a *Access) New() bool { return !a.stored }
 
 // due returns when the row changes by itself; zero: never.
 func (a *Access) due() time.Time {

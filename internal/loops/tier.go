@@ -264,6 +264,7 @@ func (d *Decider) forget(s *State, sub *Subject) {
 	sub.Tier, sub.Status, sub.TierUntil, sub.Billing = DefaultTier, "", time.Time{}, Span{}
 	for k := range sub.Grants {
 		sub.Grants[k].Ended = s.Now
+		sub.again = sub.again || sub.Grants[k].Held
 	}
 	sub.Deleted, sub.dirty, sub.removed = true, true, true
 	for i, a := range sub.Access {

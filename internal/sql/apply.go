@@ -12,10 +12,11 @@ import (
 	"github.com/tiergate/tiergate/internal/loops"
 )
 
-// idleWake is how long a quiet flow sleeps: the test clock must be looked at more often.
+// How long a quiet flow sleeps.
 const (
-	idleWake  = time.Minute
-	clockWake = 50 * time.Millisecond
+	idleWake   = time.Minute
+	strictWake = time.Second // consume_feature opens windows that nobody tells of
+	clockWake  = 50 * time.Millisecond
 )
 
 // Store keeps flags, events and position. Its connection belongs to the goroutine that follows the
@@ -220,7 +221,7 @@ func (s *Store) findNextDue(ctx context.Context, tx pgx.Tx, now time.Time) error
 	}
 	s.nextDue = time.Now().Add(24 * time.Hour)
 	if len(s.strict) > 0 {
-		s.nextDue = time.Now().Add(idleWake) // consume_feature opens windows that nobody tells of
+		s.nextDue = time.Now().Add(strictWake)
 	}
 	s.dueBy(orZero(next), now)
 	return nil

@@ -74,7 +74,7 @@ func Script(ctx context.Context, conn *pgx.Conn, o InstallOptions) ([]string, er
 			steps = append(steps, "DELETE FROM "+ident(o.Schema, "feature_access")) // what was made since knows no earlier use
 		}
 		if !have.access || have.emptied {
-			steps = append(steps, "DELETE FROM tiergate.meta WHERE key IN ('counted', 'plan')")
+			steps = append(steps, "DELETE FROM tiergate.meta WHERE key IN ('counted', 'plan')", "DELETE FROM tiergate.bucket")
 			if have.version > 0 {
 				steps = append(steps, newEpisodes)
 			}

@@ -71,6 +71,17 @@ func needsAll(ids []string) needs {
 	return n
 }
 
+// held returns the subjects whose strict rows are to be held.
+func (n *needs) held() (ids []string) {
+	for id, hold := range n.subjects {
+		if hold {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
 // addRow names whom a row of state belongs to, by its keys whom it belonged to.
 func (n *needs) addRow(keys *[]string, c *loops.Change) {
 	*keys = append(*keys, c.Key)
@@ -106,12 +117,14 @@ func (s *Store) load(ctx context.Context, tx pgx.Tx, n needs, due bool) (*loops.
 			}
 		}
 	}
-	if len(n.subjects) > 0 {
-		if err := s.loadSubjects(ctx, tx, st, slices.Collect(maps.Keys(n.subjects))); err != nil {
-			return nil, err
-		}
+	if len(n.subjects) == 0 {
+		return st, nil
 	}
-	return st, s.hold(ctx, tx, st, n)
+	hold := n.held()
+	if err := s.loadSubjects(ctx, tx, st, slices.Collect(maps.Keys(n.subjects)), hold); err != nil {
+		return nil, err
+	}
+	return st, s.vacant(ctx, tx, st, hold)
 }
 
 // loadNamed adds the subjects that rows name only by their key, and those for whom time is up.
@@ -160,9 +173,11 @@ func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, st *loops.State, n nee
 	return nil
 }
 
-// loadSubjects loads subjects with their subscriptions, gauges and rows, in one round trip.
-func (s *Store) loadSubjects(ctx context.Context, tx pgx.Tx, st *loops.State, ids []string) error {
+// loadSubjects loads subjects with their subscriptions, gauges, grants and rows, in one round trip, and holds the strict
+// rows of some.
+func (s *Store) loadSubjects(ctx context.Context, tx pgx.Tx, st *loops.State, ids, hold []string) error {
 	batch := &pgx.Batch{}
+	ours := s.queueHold(batch, hold)
 	batch.Queue(`SELECT subject_id, user_key, tier, status, tier_until, email, name, customer, deleted, since, billing_start, billing_end
 		FROM tiergate.subject WHERE subject_id = ANY($1)`, ids).Query(func(rows pgx.Rows) error {
 		var sub loops.Subject
@@ -190,14 +205,14 @@ func (s *Store) loadSubjects(ctx context.Context, tx pgx.Tx, st *loops.State, id
 	})
 	batch.Queue(accessSQL(s.access)+` WHERE subject_id = ANY($1)`, ids).Query(func(rows pgx.Rows) error {
 		return s.scanAccess(rows, func(subject string, i int, a loops.Access) {
-			a.Held = s.plan.Loops[i].Enforcement == loops.Strict
+			a.Held = s.plan.Loops[i].Enforcement == loops.Strict && !ours[loops.RowName{Subject: subject, Loop: i}]
 			st.LoadAccess(subject, i, a)
 		})
 	})
 	if len(s.rolling) > 0 {
 		s.queueBuckets(batch, st, ids)
 	}
-	queueGrants(batch, st, s, ids)
+	s.queueGrants(batch, st, ids, hold)
 	queueGauges(batch, st, ids)
 	return explain("load the state", tx.SendBatch(ctx, batch).Close())
 }
@@ -227,37 +242,42 @@ func (s *Store) scanAccess(rows pgx.Rows, take func(subject string, i int, a loo
 	return err
 }
 
-// How long a commit that the stream has shown may take to become visible to others, and how often we look.
+// When a commit that the stream has shown, and nobody sees, is worth a word; and how long we look away at most.
 const (
-	visibleBound = 2 * time.Second
-	visibleLook  = time.Millisecond
+	visibleSay  = 2 * time.Second
+	visibleLook = 50 * time.Millisecond
 )
 
 // visible waits until our session sees the events and grants that the stream has shown: a commit is in the stream
-// before it is in anybody's snapshot. Rows that somebody deleted are waited for in vain, once.
+// before it is in anybody's snapshot, by as much as a synchronous standby takes. When every transaction that began
+// before ours is over, what is still missing was deleted.
 func (s *Store) visible(ctx context.Context, tx pgx.Tx, n needs) error {
 	if len(n.events)+len(n.grants) == 0 {
 		return nil
 	}
+	said, look := false, time.Millisecond
 	for begun := time.Now(); ; {
-		var all bool
+		var all, over bool
 		err := tx.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM unnest($1::bigint[]) i WHERE NOT EXISTS (SELECT FROM tiergate.access_event WHERE id = i))
 			AND NOT EXISTS (SELECT FROM unnest($2::text[]) i WHERE NOT EXISTS (SELECT FROM tiergate.access_grant WHERE id = i::bigint))
-			AND NOT EXISTS (SELECT FROM tiergate.access_grant WHERE id = ANY($3::text[]::bigint[]) AND ended_at IS NULL)`, n.events, n.grants, n.ended).Scan(&all)
+			AND NOT EXISTS (SELECT FROM tiergate.access_grant WHERE id = ANY($3::text[]::bigint[]) AND ended_at IS NULL),
+			pg_snapshot_xmin(pg_current_snapshot()) >= pg_current_xact_id()`, n.events, n.grants, n.ended).Scan(&all, &over)
 		if err != nil {
 			return explain("wait for what was committed", err)
 		}
-		if all {
+		if all || over {
 			return nil
 		}
-		if time.Since(begun) > visibleBound {
-			s.log.Warn("events or grants that the stream has shown are not in their tables", "events", n.events, "grants", n.grants)
-			return nil
+		if !said && time.Since(begun) > visibleSay {
+			s.log.Warn("events or grants that the stream has shown cannot be seen yet: a commit waits for a standby, or they were deleted "+
+				"while some transaction is open", "events", n.events, "grants", n.grants)
+			said = true
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(visibleLook):
+		case <-time.After(min(look, visibleLook)):
+			look *= 2
 		}
 	}
 }

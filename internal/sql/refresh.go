@@ -19,10 +19,50 @@ func (s *Store) beginRefresh(ctx context.Context) error {
 		return err
 	}
 	s.refreshed = ""
+	var leave bool
+	err = s.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tiergate.plan WHERE enforcement = $1 AND feature = ANY($2) AND feature <> ALL($3))`,
+		loops.Strict, s.features, s.strict).Scan(&leave)
+	if err != nil {
+		return explain("read the plan", err)
+	}
 	if err := s.writePlan(ctx); err != nil {
 		return err
 	}
+	if leave {
+		if err := s.outlast(ctx); err != nil {
+			return err
+		}
+	}
 	return s.adopt(ctx)
+}
+
+// How long a feature that is strict no more waits for those who consumed it and have not committed, and how often it looks.
+const (
+	outlastBound = 5 * time.Second
+	outlastLook  = 20 * time.Millisecond
+)
+
+// outlast waits until every transaction is over that may have read the plan before this one, within a bound: what it
+// consumed of a feature that is not strict any more would be lost under what the stream counts.
+func (s *Store) outlast(ctx context.Context) error {
+	var after string
+	if err := s.conn.QueryRow(ctx, `SELECT pg_snapshot_xmax(pg_current_snapshot())::text`).Scan(&after); err != nil {
+		return explain("wait for open consumers", err)
+	}
+	for begun := time.Now(); time.Since(begun) < outlastBound; {
+		var over bool
+		if err := s.conn.QueryRow(ctx, `SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8`, after).Scan(&over); over || err != nil {
+			return explain("wait for open consumers", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(outlastLook):
+		}
+	}
+	s.log.Warn("a feature is not strict any more while a transaction is open that may have consumed it: it was waited for no longer",
+		"for", outlastBound.String())
+	return nil
 }
 
 func (s *Store) planNow() string { return digest(s.plan.Loops, s.plan.Tiers, s.plan.Grace) }

@@ -20,58 +20,53 @@ const lockMake = 1000
 // dueSQL names the subjects for whom time is up at $1, at most $2 of each kind. Rows of a feature that is not one of
 // $3 have left the plan and wait for nothing. A strict one, of $4, that was held has its own time.
 func (s *Store) dueSQL() string {
-	return `(SELECT subject_id FROM ` + s.access + ` fa WHERE resets_at <= $1 AND feature = ANY($3) AND ` + notHeld + ` ORDER BY resets_at LIMIT $2)
-		UNION (SELECT subject_id FROM tiergate.bucket fa WHERE rolls_off <= $1 AND feature = ANY($3) AND ` + notHeld + ` ORDER BY rolls_off LIMIT $2)
-		UNION (SELECT subject_id FROM tiergate.access_grant WHERE ended_at IS NULL AND expires_at <= $1 AND feature = ANY($3) ORDER BY expires_at LIMIT $2)
+	return `(SELECT subject_id FROM ` + s.access + ` x WHERE resets_at <= $1 AND feature = ANY($3) AND (feature <> ALL($4) OR ` + notHeld + `)
+			ORDER BY resets_at LIMIT $2)
+		UNION (SELECT subject_id FROM tiergate.bucket x WHERE rolls_off <= $1 AND feature = ANY($3) AND (feature <> ALL($4) OR ` + notHeld + `)
+			AND ` + s.owned() + ` ORDER BY rolls_off LIMIT $2)
+		UNION (SELECT subject_id FROM tiergate.access_grant x WHERE ended_at IS NULL AND expires_at <= $1 AND feature = ANY($3) AND ` + notHeld + `
+			ORDER BY expires_at LIMIT $2)
 		UNION (SELECT subject_id FROM tiergate.subject WHERE tier_until <= $1 ORDER BY tier_until LIMIT $2)`
 }
 
-const notHeld = `(feature <> ALL($4) OR NOT EXISTS (SELECT FROM tiergate.due d WHERE d.subject_id = fa.subject_id))`
+// notHeld is the condition that nothing of x's subject was held when it was last looked at.
+const notHeld = `NOT EXISTS (SELECT FROM tiergate.due d WHERE d.subject_id = x.subject_id)`
 
-// nextDueSQL is when dueSQL names somebody next, or a held row is looked at again.
+// owned is the condition that the bucket x is of a row that exists: others are nobody's.
+func (s *Store) owned() string {
+	return `EXISTS (SELECT FROM ` + s.access + ` fa WHERE fa.subject_id = x.subject_id AND fa.feature = x.feature)`
+}
+
+// nextDueSQL is when dueSQL names somebody next, or what was held is looked at again.
 func (s *Store) nextDueSQL() string {
-	const held = `(feature <> ALL($2) OR NOT EXISTS (SELECT FROM tiergate.due d WHERE d.subject_id = fa.subject_id))`
-	return `SELECT least((SELECT min(resets_at) FROM ` + s.access + ` fa WHERE feature = ANY($1) AND ` + held + `),
-		(SELECT min(rolls_off) FROM tiergate.bucket fa WHERE feature = ANY($1) AND ` + held + `),
-		(SELECT min(expires_at) FROM tiergate.access_grant WHERE ended_at IS NULL AND feature = ANY($1)),
+	return `SELECT least((SELECT min(resets_at) FROM ` + s.access + ` x WHERE feature = ANY($1) AND (feature <> ALL($2) OR ` + notHeld + `)),
+		(SELECT min(rolls_off) FROM tiergate.bucket x WHERE feature = ANY($1) AND (feature <> ALL($2) OR ` + notHeld + `) AND ` + s.owned() + `),
+		(SELECT min(expires_at) FROM tiergate.access_grant x WHERE ended_at IS NULL AND feature = ANY($1) AND ` + notHeld + `),
 		(SELECT min(tier_until) FROM tiergate.subject), (SELECT min(at) FROM tiergate.due))`
 }
 
-// hold locks the strict rows that a decision may change, as far as nobody else holds them, and finds out which are
-// missing and may be made. It waits for nobody.
-func (s *Store) hold(ctx context.Context, tx pgx.Tx, st *loops.State, n needs) error {
-	if len(s.strict) == 0 {
-		return nil
+// queueHold locks the strict rows that a decision about subjects may change, as far as nobody else holds them. It waits for
+// nobody, and comes before anything is read of them: what is read then is theirs until we commit. It returns which they are.
+func (s *Store) queueHold(batch *pgx.Batch, ids []string) map[loops.RowName]bool {
+	ours := map[loops.RowName]bool{}
+	if len(s.strict) == 0 || len(ids) == 0 {
+		return ours
 	}
-	var ids []string
-	for id, hold := range n.subjects {
-		if hold {
-			ids = append(ids, id)
-		}
-	}
-	if len(ids) == 0 {
-		return nil
-	}
-	slices.Sort(ids)
-	rows, err := tx.Query(ctx, accessSQL(s.access)+` WHERE subject_id = ANY($1) AND feature = ANY($2) FOR NO KEY UPDATE SKIP LOCKED`, ids, s.strict)
-	if err != nil {
-		return explain("hold strict rows", err)
-	}
-	err = s.scanAccess(rows, func(subject string, i int, a loops.Access) {
-		if before := st.Row(subject, i); before != nil {
-			a.Buckets = before.Buckets
-		}
-		st.LoadAccess(subject, i, a)
-	})
-	if err != nil {
-		return explain("hold strict rows", err)
-	}
-	return s.vacant(ctx, tx, st, ids)
+	batch.Queue(`SELECT subject_id, feature FROM `+s.access+` WHERE subject_id = ANY($1) AND feature = ANY($2) FOR NO KEY UPDATE SKIP LOCKED`, ids, s.strict).
+		Query(func(rows pgx.Rows) error {
+			var subject, feature string
+			_, err := pgx.ForEachRow(rows, []any{&subject, &feature}, func() error {
+				ours[loops.RowName{Subject: subject, Loop: s.index[feature]}] = true
+				return nil
+			})
+			return err
+		})
+	return ours
 }
 
 // vacant marks the strict rows that are missing and that nobody else is making.
 func (s *Store) vacant(ctx context.Context, tx pgx.Tx, st *loops.State, ids []string) error {
-	ids = slices.DeleteFunc(ids, func(id string) bool {
+	ids = slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
 		return !slices.ContainsFunc(s.strict, func(feature string) bool { return st.Row(id, s.index[feature]) == nil })
 	})
 	if len(ids) == 0 {
@@ -108,14 +103,14 @@ func (s *Store) vacant(ctx context.Context, tx pgx.Tx, st *loops.State, ids []st
 	}))
 }
 
-// dropRows deletes the rows of subjects that a condition names, and leaves those that somebody holds for another
-// time. $1 are the subjects, $2 is the condition's.
+// dropRows deletes the rows of subjects that a condition names with their buckets, and leaves those that somebody holds
+// for another time. $1 are the subjects, $2 is the condition's.
 func (s *Store) dropRows(batch *pgx.Batch, ids []string, which string, arg any, now time.Time) {
 	batch.Queue(`DELETE FROM `+s.access+` fa USING (SELECT subject_id, feature FROM `+s.access+` WHERE subject_id = ANY($1) AND `+which+`
 		FOR UPDATE SKIP LOCKED) free WHERE fa.subject_id = free.subject_id AND fa.feature = free.feature`, ids, arg)
 	batch.Queue(`INSERT INTO tiergate.due (subject_id, at) SELECT DISTINCT subject_id, $3::timestamptz FROM `+s.access+`
 		WHERE subject_id = ANY($1) AND `+which+` ON CONFLICT (subject_id) DO UPDATE SET at = EXCLUDED.at`, ids, arg, now.Add(heldAgain))
-	batch.Queue(`DELETE FROM tiergate.bucket WHERE subject_id = ANY($1) AND `+which, ids, arg)
+	batch.Queue(`DELETE FROM tiergate.bucket x WHERE subject_id = ANY($1) AND `+which+` AND NOT `+s.owned(), ids, arg)
 }
 
 // writeHeld remembers whom to look at again.
@@ -165,6 +160,7 @@ func (s *Store) queueBuckets(batch *pgx.Batch, st *loops.State, ids []string) {
 
 // writeBuckets stores the buckets of rows that changed.
 func (s *Store) writeBuckets(batch *pgx.Batch, rows []loops.AccessRow) {
+	var made struct{ subjects, features []string }
 	var kept, gone struct {
 		subjects, features []string
 		starts, off        []time.Time
@@ -172,6 +168,9 @@ func (s *Store) writeBuckets(batch *pgx.Batch, rows []loops.AccessRow) {
 	}
 	for _, r := range rows {
 		feature := s.plan.Loops[r.Loop].Feature
+		if r.New() && s.plan.Loops[r.Loop].Window.Kind == loops.Rolling { // what is left of a row that was lost is no use of this one
+			made.subjects, made.features = append(made.subjects, r.Subject), append(made.features, feature)
+		}
 		changed, dropped := r.ChangedBuckets()
 		for _, b := range changed {
 			kept.subjects, kept.features, kept.starts = append(kept.subjects, r.Subject), append(kept.features, feature), append(kept.starts, b.Start)
@@ -180,6 +179,10 @@ func (s *Store) writeBuckets(batch *pgx.Batch, rows []loops.AccessRow) {
 		for _, start := range dropped {
 			gone.subjects, gone.features, gone.starts = append(gone.subjects, r.Subject), append(gone.features, feature), append(gone.starts, start)
 		}
+	}
+	if len(made.subjects) > 0 {
+		batch.Queue(`DELETE FROM tiergate.bucket b USING unnest($1::text[], $2::text[]) AS u (subject_id, feature)
+			WHERE b.subject_id = u.subject_id AND b.feature = u.feature`, made.subjects, made.features)
 	}
 	if len(gone.starts) > 0 {
 		batch.Queue(`DELETE FROM tiergate.bucket b USING unnest($1::text[], $2::text[], $3::timestamptz[]) AS u (subject_id, feature, start)
@@ -192,8 +195,16 @@ func (s *Store) writeBuckets(batch *pgx.Batch, rows []loops.AccessRow) {
 	}
 }
 
-// queueGrants loads the open grants of subjects.
-func queueGrants(batch *pgx.Batch, st *loops.State, s *Store, ids []string) {
+// queueGrants loads the open grants of subjects, and locks those that a decision may end, as far as nobody else holds them:
+// those of the subjects that are held, and those that have expired.
+func (s *Store) queueGrants(batch *pgx.Batch, st *loops.State, ids, hold []string) {
+	ours := map[int64]bool{}
+	batch.Queue(`SELECT id FROM tiergate.access_grant WHERE subject_id = ANY($1) AND ended_at IS NULL AND (expires_at <= $2 OR subject_id = ANY($3))
+		FOR NO KEY UPDATE SKIP LOCKED`, ids, st.Now, hold).Query(func(rows pgx.Rows) error {
+		var id int64
+		_, err := pgx.ForEachRow(rows, []any{&id}, func() error { ours[id] = true; return nil })
+		return err
+	})
 	batch.Queue(`SELECT id, subject_id, feature, quantity, expires_at FROM tiergate.access_grant WHERE subject_id = ANY($1) AND ended_at IS NULL ORDER BY id`, ids).
 		Query(func(rows pgx.Rows) error {
 			var subject, feature string
@@ -202,7 +213,7 @@ func queueGrants(batch *pgx.Batch, st *loops.State, s *Store, ids []string) {
 			var expires *time.Time
 			_, err := pgx.ForEachRow(rows, []any{&g.ID, &subject, &feature, &quantity, &expires}, func() (err error) {
 				if i, ok := s.index[feature]; ok {
-					g.Loop, g.Quantity, g.ExpiresAt = i, orUnlimited(quantity), orZero(expires)
+					g.Loop, g.Quantity, g.ExpiresAt, g.Held = i, orUnlimited(quantity), orZero(expires), !ours[g.ID]
 					st.LoadGrant(subject, g)
 				}
 				return nil

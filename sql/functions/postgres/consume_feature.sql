@@ -82,6 +82,8 @@ BEGIN
         EXIT WHEN quantity = 0;
         -- The sidecar makes rows only while nobody holds this: it never waits for a row that we have not committed.
         PERFORM pg_advisory_xact_lock_shared(1413955924, 1000 + (hashtext(subject) & 63));
+        DELETE FROM tiergate.bucket b WHERE b.subject_id = subject AND b.feature = consume_feature.feature
+            AND NOT EXISTS (SELECT FROM @app@.feature_access fa WHERE fa.subject_id = subject AND fa.feature = consume_feature.feature);
         INSERT INTO @app@.feature_access (subject_id, feature, allowed, tier, usage_limit, updated_at, closed_at, episode)
         VALUES (subject, feature, true, was.tier, was.usage_limit, now, was.closed_at,
             coalesce((SELECT m.value::bigint FROM tiergate.meta m WHERE m.key = 'first_episode'), 0))
@@ -89,6 +91,14 @@ BEGIN
     END LOOP;
 
     becomes := was;
+    IF known.since > coalesce(was.closed_at, '-infinity') THEN -- this user was deleted while the row was held, and came back
+        was.used := 0;
+        becomes.used := 0; becomes.period_start := NULL; becomes.resets_at := NULL; becomes.closed_at := known.since;
+        becomes.episode := greatest(becomes.episode + 1, extract(epoch FROM known.since)::bigint);
+        IF quantity <> 0 THEN
+            DELETE FROM tiergate.bucket b WHERE b.subject_id = subject AND b.feature = consume_feature.feature;
+        END IF;
+    END IF;
     usage_limit := known.usage_limit;
     at := greatest(now, was.closed_at, was.period_start); -- whoever had the lock before may have been called after us
     down := coalesce(becomes.used >= becomes.usage_limit OR becomes.usage_limit = 0, false);
