@@ -106,8 +106,21 @@ func (k *checkup) installation(ctx context.Context, conn *pgx.Conn, v sql.Server
 	if have.Version > 0 {
 		k.exposure(ctx, conn, v, p)
 		k.protections(ctx, conn)
+		k.consumers(ctx, conn, p)
 	}
 	return have.Missing
+}
+
+// consumers says who may use the strict features.
+func (k *checkup) consumers(ctx context.Context, conn *pgx.Conn, p *prepared) {
+	if !slices.ContainsFunc(p.plan.Loops, func(l loops.Loop) bool { return l.Enforcement == loops.Strict }) {
+		return
+	}
+	roles, err := sql.Consumers(ctx, conn)
+	k.faults("consume_feature", err)
+	if len(roles) > 0 {
+		k.ok("consume_feature", "may be called by %s", strings.Join(roles, ", "))
+	}
 }
 
 // altered says what is wrong with publications that somebody changed: rows are missing in the stream.

@@ -42,7 +42,10 @@ func TestGrant(t *testing.T) {
 
 	a.says([]string{"explain", ann, "features"}, "limit         52: 2 of the plan + 50 granted", "grant         1: 50 more until 2999-12-31 00:00:00 UTC, by maria (outage of 3 May)\n", "granted at 2 of 2, tier free\n")
 	a.says([]string{"explain", "org-8", "features"}, "limit         unlimited: 2 of the plan + granted without limit; the row has still to follow\n", "grant         3: unlimited, by joe\n")
-	a.exec(`UPDATE tiergate.access_event SET over_run = 3 WHERE kind = 'blocked'`)
+	a.exec(`UPDATE tiergate.access_event SET over_run = 3, silent = false WHERE kind = 'blocked'`)
+	if out := a.sidecar("status").out; !strings.Contains(out, "1 blocked, 3 beyond the limit at most (30 days)") {
+		t.Error(out)
+	}
 	a.says([]string{"explain", ann, "features"}, "blocked at 2 of 2, over-run 3, tier free")
 	a.exec(`UPDATE tiergate.access_grant SET expires_at = now() - interval '1 hour' WHERE id = 2`)
 	a.says([]string{"grant", "list"}, "     3  open     org-8 features  unlimited, by joe\n     1  open     "+ann)

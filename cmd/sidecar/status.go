@@ -82,7 +82,11 @@ func printStatus(c *cobra.Command, st sql.Status) {
 		if !f.Counted {
 			counted = "; new, and still to be counted"
 		}
-		line("feature", "%s (%s): %d rows, %d blocked%s", f.Feature, f.Enforcement, f.Subjects, f.Blocked, counted)
+		over := ""
+		if f.OverRun > 0 {
+			over = fmt.Sprintf(", %d beyond the limit at most (30 days)", f.OverRun)
+		}
+		line("feature", "%s (%s): %d rows, %d blocked%s%s", f.Feature, f.Enforcement, f.Subjects, f.Blocked, over, counted)
 	}
 	line("emails", "%s", counts(st.Emails))
 	line("events", "%s (30 days)", counts(st.Events))

@@ -407,6 +407,16 @@ func (d *Decider) overRuns(s *State) {
 	}
 }
 
+// OverRun is how many uses went beyond a limit, with the blocks that this decision recorded.
+func (s *State) OverRun() (over int64) {
+	for i := range s.Events {
+		if ev := &s.Events[i]; ev.Kind == Blocked && !ev.Silent {
+			over = plus(over, ev.Over)
+		}
+	}
+	return over
+}
+
 // over is how far a count is beyond its limit.
 func over(used int64, limit Limit) int64 {
 	if limit == Unlimited {

@@ -50,7 +50,8 @@ type Store struct {
 
 // Gauges is told what each commit did. All methods may be called at any time.
 type Gauges interface {
-	Applied(changes int, events, late, unknown int, through time.Time)
+	// over is how many uses went beyond a limit, with the blocks that were recorded.
+	Applied(changes, events, late, unknown int, over int64, through time.Time)
 	// Following says that the flags agree with the data from here on.
 	Following()
 }
@@ -208,7 +209,7 @@ func (s *Store) transact(ctx context.Context, n needs, b loops.Batch, counting b
 	}
 	s.seq++
 	s.at = b.Position
-	s.gauges.Applied(len(b.Changes), len(st.Events), st.Late, st.Unknown, b.Through)
+	s.gauges.Applied(len(b.Changes), len(st.Events), st.Late, st.Unknown, st.OverRun(), b.Through)
 	return loops.Applied{Wake: s.wake(), Mails: len(st.Emails)}, nil
 }
 

@@ -168,6 +168,20 @@ func Exposed(ctx context.Context, conn *pgx.Conn, schema string) ([]Exposure, er
 	return found, explain("look at the API's roles", err)
 }
 
+// Consumers lists who may call consume_feature, besides superusers: its owner first.
+func Consumers(ctx context.Context, conn *pgx.Conn) ([]string, error) {
+	rows, err := conn.Query(ctx, `SELECT role FROM (
+			SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee)::text END AS role, a.grantee = p.proowner AS owns
+			FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+			WHERE p.oid = to_regprocedure('tiergate.consume_feature(text, text, bigint)') AND a.privilege_type = 'EXECUTE') may
+		ORDER BY owns DESC, role`)
+	if err != nil {
+		return nil, explain("find who may consume", err)
+	}
+	roles, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return roles, explain("find who may consume", err)
+}
+
 // Hidden reports whether row-level security hides rows of feature_access from the session's role.
 func Hidden(ctx context.Context, conn *pgx.Conn, schema string) (hidden bool, err error) {
 	err = conn.QueryRow(ctx, `SELECT coalesce((SELECT `+filtered+` FROM pg_class c WHERE c.oid = to_regclass($1)), false)`,

@@ -132,8 +132,8 @@ func (a *app) storeAt(term int64) *Store {
 
 type noGauges struct{}
 
-func (noGauges) Applied(int, int, int, int, time.Time) {}
-func (noGauges) Following()                            {}
+func (noGauges) Applied(int, int, int, int, int64, time.Time) {}
+func (noGauges) Following()                                   {}
 
 func (a *app) decider() *loops.Decider { return loops.NewDecider(a.plan, a.watches) }
 

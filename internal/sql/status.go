@@ -42,7 +42,8 @@ type FeatureStatus struct {
 	Subjects    int64  `json:"subjects"`
 	Blocked     int64  `json:"blocked"`
 	Enforcement string `json:"enforcement"`
-	Counted     bool   `json:"counted"` // false: its loop is new, and its data still to be counted
+	Counted     bool   `json:"counted"`  // false: its loop is new, and its data still to be counted
+	OverRun     int64  `json:"over_run"` // the most that a subject was beyond its limit when it was blocked, in the last 30 days
 }
 
 // RequireInstalled fails where there is nothing to look at yet.
@@ -77,7 +78,9 @@ func ReadStatus(ctx context.Context, conn *pgx.Conn, schema string) (Status, err
 		QueryRow(func(r pgx.Row) error { return r.Scan(&st.Running, &st.Holder) })
 	batch.Queue(`SELECT p.feature, count(fa.subject_id) FILTER (WHERE fa.subject_id <> '*'),
 			count(*) FILTER (WHERE NOT fa.allowed AND fa.subject_id <> '*'), p.enforcement,
-			coalesce((SELECT value::jsonb -> 'loops' ? p.feature FROM tiergate.meta WHERE key = 'counted'), false)
+			coalesce((SELECT value::jsonb -> 'loops' ? p.feature FROM tiergate.meta WHERE key = 'counted'), false),
+			coalesce((SELECT max(e.over_run) FROM tiergate.access_event e WHERE e.kind = 'blocked' AND NOT e.silent AND e.feature = p.feature
+				AND e.recorded_at > now() - interval '30 days'), 0)
 		FROM (SELECT DISTINCT feature, enforcement FROM tiergate.plan) p LEFT JOIN ` + ident(schema, "feature_access") + ` fa USING (feature)
 		GROUP BY p.feature, p.enforcement ORDER BY 1`).Query(func(rows pgx.Rows) (err error) {
 		st.Features, err = pgx.CollectRows(rows, pgx.RowToStructByPos[FeatureStatus])

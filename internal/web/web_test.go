@@ -63,12 +63,12 @@ func TestRoutes(t *testing.T) {
 
 func TestMetricsCount(t *testing.T) {
 	a := admin()
-	a.Metrics.Applied(7, 2, 1, 3, time.Now().Add(-time.Second))
+	a.Metrics.Applied(7, 2, 1, 3, 4, time.Now().Add(-time.Second))
 	a.Metrics.Observed(4096, map[string]int64{"queued": 5})
 	answer := httptest.NewRecorder()
 	a.Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	for _, line := range []string{
-		"tiergate_changes_total 7", "tiergate_events_total 2", "tiergate_usage_late_total 1", "tiergate_usage_unknown_total 3",
+		"tiergate_changes_total 7", "tiergate_events_total 2", "tiergate_usage_late_total 1", "tiergate_usage_unknown_total 3", "tiergate_over_run_total 4",
 		"tiergate_commits_total 1", "tiergate_lag_seconds_count 1", "tiergate_retained_wal_bytes 4096", `tiergate_emails{status="queued"} 5`,
 	} {
 		if !strings.Contains(answer.Body.String(), line+"\n") {
