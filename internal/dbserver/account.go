@@ -6,13 +6,14 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/tiergate/tiergate/internal/loops"
 )
 
 // serverAccount returns how the server's processes are started: in a session of their own, so that Ctrl-C in
-// a terminal reaches only the caller, and never as root, which PostgreSQL refuses.
+// a terminal reaches only the caller, and never as root, which the servers refuse.
 func serverAccount() (*syscall.SysProcAttr, error) {
 	attr := &syscall.SysProcAttr{Setsid: true}
 	if os.Geteuid() != 0 {
@@ -23,7 +24,7 @@ func serverAccount() (*syscall.SysProcAttr, error) {
 		account, err = user.Lookup("nobody")
 	}
 	if err != nil {
-		return nil, &loops.Fault{Step: "start PostgreSQL as root", Err: err, Hint: "run as an ordinary user, or create the user postgres"}
+		return nil, &loops.Fault{Step: "start a database server as root", Err: err, Hint: "run as an ordinary user, or create the user postgres"}
 	}
 	uid, err := strconv.ParseUint(account.Uid, 10, 32)
 	if err != nil {
@@ -38,10 +39,10 @@ func serverAccount() (*syscall.SysProcAttr, error) {
 }
 
 // makeServerDir makes the server's folder and gives it to the server's user.
-func makeServerDir(parent string, attr *syscall.SysProcAttr) (string, error) {
-	dir, err := os.MkdirTemp(parent, "tiergate-postgres-")
+func makeServerDir(kind, parent string, attr *syscall.SysProcAttr) (string, error) {
+	dir, err := os.MkdirTemp(parent, "tiergate-"+strings.ToLower(kind)+"-")
 	if err != nil {
-		return "", &loops.Fault{Step: "make a folder for PostgreSQL", Err: err, Hint: "set TMPDIR to a folder that you may write to"}
+		return "", &loops.Fault{Step: "make a folder for " + kind, Err: err, Hint: "set TMPDIR to a folder that you may write to"}
 	}
 	if attr.Credential == nil {
 		return dir, nil
@@ -52,7 +53,7 @@ func makeServerDir(parent string, attr *syscall.SysProcAttr) (string, error) {
 			return dir, err
 		}
 		if info.Mode()&0o001 == 0 {
-			return dir, &loops.Fault{Step: "make a folder for PostgreSQL", Err: fmt.Errorf("%s is closed to its user (started by root, it runs as uid %d)", up, attr.Credential.Uid),
+			return dir, &loops.Fault{Step: "make a folder for " + kind, Err: fmt.Errorf("%s is closed to its user (started by root, it runs as uid %d)", up, attr.Credential.Uid),
 				Hint: "set TMPDIR to a folder open to everybody, such as /tmp, or run as an ordinary user"}
 		}
 		if up == filepath.Dir(up) {

@@ -21,72 +21,70 @@ type download struct {
 }
 
 // fetch returns a cached server, else fetches one. Distributions come first: their packages are complete.
-func (f *finder) fetch(ctx context.Context) (string, error) {
-	list, err := f.downloads()
-	if err != nil {
-		return "", err
-	}
+func (f *finder) fetch(ctx context.Context) (*programs, error) {
+	list, refused := f.downloads(f)
+	f.refused = append(f.refused, refused...)
 	for _, d := range list {
-		if bin, ok := f.cached(ctx, d); ok {
-			return bin, nil
+		if p := f.cached(ctx, d); p != nil {
+			return p, nil
 		}
 	}
-	unlock, err := lock(ctx, f.cache)
-	if err != nil {
-		return "", err
+	if f.source == "off" {
+		list = nil
+		f.refused = append(f.refused, errors.New("TIERGATE_FETCH is off"))
 	}
-	defer unlock()
-	for _, d := range list {
-		if bin, ok := f.cached(ctx, d); ok { // another process was faster
-			return bin, nil
+	if len(list) > 0 {
+		unlock, err := lock(ctx, f.cache)
+		if err != nil {
+			return nil, err
 		}
+		defer unlock()
+	}
+	for _, d := range list {
+		if p := f.cached(ctx, d); p != nil { // another process was faster
+			return p, nil
+		}
+		f.log.Info("fetching a private server, once", "server", f.kind, "from", d.title, "into", f.cache)
 		if err := f.unpack(ctx, d); err != nil {
 			f.refused = append(f.refused, fmt.Errorf("%s: %w", d.title, err))
 			continue
 		}
-		if bin, ok := f.cached(ctx, d); ok {
-			return bin, nil
+		if p := f.cached(ctx, d); p != nil {
+			return p, nil
 		}
 	}
-	hint := installHint()
-	if f.version != "" {
-		hint = "install PostgreSQL " + f.version + ", or npm, with which any version is fetched"
-	}
-	return "", &loops.Fault{Step: "find PostgreSQL " + f.version, Err: errors.Join(f.refused...), Hint: hint}
+	return nil, &loops.Fault{Step: "find " + f.kind, Err: errors.Join(append([]error{ErrMissing}, f.refused...)...), Hint: f.hint}
 }
 
-// downloads lists what this machine can fetch, best first.
-func (f *finder) downloads() ([]download, error) {
-	majors, err := f.majors()
-	if err != nil {
-		return nil, err
-	}
-	var list []download
-	for _, s := range []struct {
-		name string
-		list func(majors []string) ([]download, error)
-	}{
-		{"apt", debianPackages(f.cache)},
-		{"npm", embeddedPackages},
-	} {
-		if f.source != "" && f.source != s.name {
-			continue
-		}
-		found, err := s.list(majors)
-		if err != nil {
-			f.refused = append(f.refused, err)
-		}
-		list = append(list, found...)
-	}
-	return list, nil
+// takes tells whether servers may come from a source: "apt" or "npm".
+func (f *finder) takes(source string) bool {
+	return f.source == "" || f.source == "off" || f.source == source
 }
 
-func (f *finder) cached(ctx context.Context, d download) (string, bool) {
+// cached returns a server that was fetched before; nil if there is none.
+func (f *finder) cached(ctx context.Context, d download) *programs {
 	bin := filepath.Join(f.cache, d.folder, d.bin)
 	if _, err := os.Stat(bin); err != nil {
-		return "", false
+		return nil
 	}
-	return bin, f.suits(ctx, bin)
+	return f.suitable(ctx, bin)
+}
+
+// once makes a folder of the cache unless it is there.
+func (f *finder) once(ctx context.Context, d download) error {
+	final := filepath.Join(f.cache, d.folder)
+	if _, err := os.Stat(final); err == nil {
+		return nil
+	}
+	unlock, err := lock(ctx, f.cache)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := os.Stat(final); err == nil { // another process was faster
+		return nil
+	}
+	return f.unpack(ctx, d)
 }
 
 // unpack fetches under another name first: a folder in the cache is always complete.
@@ -99,7 +97,6 @@ func (f *finder) unpack(ctx context.Context, d download) error {
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}
-	f.log.Info("fetching a private PostgreSQL, once", "from", d.title, "into", f.cache)
 	if err := d.unpack(ctx, tmp); err != nil {
 		return err
 	}

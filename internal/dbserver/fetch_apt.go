@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -14,62 +15,67 @@ import (
 	"github.com/joho/godotenv"
 )
 
-// debianPackages lists the servers that the distribution may offer. Packages are unpacked, not installed, which
-// needs no rights; apt checks their signatures.
-func debianPackages(cache string) func(majors []string) ([]download, error) {
-	return func(majors []string) ([]download, error) {
-		for _, program := range []string{"apt-get", "apt-cache", "dpkg-deb", "dpkg-query"} {
-			if _, err := exec.LookPath(program); err != nil {
-				return nil, err
-			}
-		}
-		release, err := godotenv.Read("/etc/os-release")
-		if err != nil {
+// apt downloads packages of the machine's own release with the system's package lists, or with lists of its own where
+// those are missing or out of date; those of another suite always with lists of its own. Packages are
+// unpacked, not installed, which needs no rights; apt checks their signatures.
+type apt struct {
+	release map[string]string // /etc/os-release
+	suite   string            // empty: the machine's own release
+	state   string            // folder for own lists
+	options []string          // empty while the system's lists are in use
+}
+
+func newApt(cache string) (*apt, error) {
+	for _, program := range []string{"apt-get", "apt-cache", "dpkg-deb", "dpkg-query"} {
+		if _, err := exec.LookPath(program); err != nil {
 			return nil, err
 		}
-		a := &apt{state: filepath.Join(cache, "apt")}
-		var list []download
-		for _, major := range majors {
-			list = append(list, download{
-				title: "Debian package postgresql-" + major,
-				// Its libraries fit one release of the distribution only.
-				folder: strings.Join([]string{"apt", major, release["ID"], release["VERSION_ID"], runtime.GOARCH}, "-"),
-				bin:    "usr/lib/postgresql/" + major + "/bin",
-				unpack: func(ctx context.Context, into string) error { return a.fetch(ctx, major, into) },
-			})
-		}
-		return list, nil
+	}
+	release, err := godotenv.Read("/etc/os-release")
+	if err != nil {
+		return nil, err
+	}
+	return &apt{release: release, state: filepath.Join(cache, "apt")}, nil
+}
+
+// download describes packages; the last one tells whether they are offered.
+func (a *apt) download(name, bin string, packages ...string) download {
+	return download{
+		title: "Debian package " + packages[0],
+		// Its libraries fit one release of the distribution only.
+		folder: strings.Join([]string{"apt", name, a.release["ID"], a.release["VERSION_ID"], runtime.GOARCH}, "-"),
+		bin:    bin,
+		unpack: func(ctx context.Context, into string) error { return a.fetch(ctx, packages, into) },
 	}
 }
 
-// apt downloads packages with the system's package lists, or with lists of its own where those are
-// missing or out of date.
-type apt struct {
-	state   string   // folder for own lists
-	options []string // empty while the system's lists are in use
-}
-
-// fetch downloads the server and those of its libraries that are not installed, and unpacks them.
-func (a *apt) fetch(ctx context.Context, major, into string) error {
-	server := []string{"postgresql-" + major, "postgresql-client-" + major}
-	offered, err := a.run(ctx, "", "apt-cache", "pkgnames", "postgresql-client-")
+// fetch downloads packages and those of their libraries that are not installed, and unpacks them.
+func (a *apt) fetch(ctx context.Context, packages []string, into string) error {
+	if a.suite != "" && a.options == nil {
+		if err := a.update(ctx); err != nil {
+			return err
+		}
+	}
+	last := packages[len(packages)-1]
+	names := []string{"pkgnames", strings.TrimRight(last, "0123456789")} // any version: else the lists are missing
+	offered, err := a.run(ctx, "", "apt-cache", names...)
 	if err == nil && offered == "" && a.options == nil {
 		if err = a.update(ctx); err == nil {
-			offered, err = a.run(ctx, "", "apt-cache", "pkgnames", "postgresql-client-")
+			offered, err = a.run(ctx, "", "apt-cache", names...)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(strings.Fields(offered), server[1]) {
+	if !slices.Contains(strings.Fields(offered), last) {
 		return errors.New("not offered by this release of the distribution")
 	}
-	err = a.unpack(ctx, server, into)
+	err = a.unpack(ctx, packages, into)
 	if err != nil && a.options == nil {
 		if err := a.update(ctx); err != nil {
 			return err
 		}
-		err = a.unpack(ctx, server, into)
+		err = a.unpack(ctx, packages, into)
 	}
 	if err == nil {
 		err = os.RemoveAll(a.state) // 150 MB
@@ -89,8 +95,39 @@ func (a *apt) update(ctx context.Context) error {
 		"-o", "Dir::Cache=" + filepath.Join(a.state, "cache"),
 		"-o", "APT::Sandbox::User=", // another user could not write there
 	}
+	if a.suite != "" {
+		if err := a.leaveRelease(ctx); err != nil {
+			return err
+		}
+	}
 	_, err := a.run(ctx, "", "apt-get", "update")
 	return err
+}
+
+// leaveRelease turns to another suite on the server that the machine's own release comes from, and forgets what is installed.
+func (a *apt) leaveRelease(ctx context.Context) error {
+	uris, err := a.run(ctx, "", "apt-get", "update", "--print-uris")
+	if err != nil {
+		return err
+	}
+	own := regexp.MustCompile(`'(\S+)/dists/` + regexp.QuoteMeta(a.release["VERSION_CODENAME"]) + `/InRelease'`).FindStringSubmatch(uris)
+	if own == nil || a.release["ID"] != "debian" {
+		return fmt.Errorf("the suite %s is taken from Debian's servers only, and by Debian's apt", a.suite)
+	}
+	list := filepath.Join(a.state, "sources.list")
+	source := "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] " + own[1] + " " + a.suite + " main\n"
+	if err := os.WriteFile(list, []byte(source), 0o644); err != nil {
+		return err
+	}
+	a.options = append(a.options,
+		"-o", "Dir::Etc::SourceList="+list,
+		"-o", "Dir::Etc::SourceParts=/dev/null",
+		"-o", "Dir::Etc::Preferences=/dev/null",
+		"-o", "Dir::Etc::PreferencesParts=/dev/null",
+		"-o", "Dir::State::status=/dev/null",
+		"-o", "APT::Default-Release=",
+	)
+	return nil
 }
 
 func (a *apt) unpack(ctx context.Context, server []string, into string) error {
@@ -120,11 +157,14 @@ func (a *apt) unpack(ctx context.Context, server []string, into string) error {
 
 // missingLibraries follows the dependencies of packages from library to library, as far as they are not installed.
 func (a *apt) missingLibraries(ctx context.Context, packages []string) ([]string, error) {
-	status, err := a.run(ctx, "", "dpkg-query", "-W", "-f", "${db:Status-Abbrev}${Package}\n")
-	if err != nil {
-		return nil, err
-	}
 	known := map[string]bool{}
+	var status string
+	if a.suite == "" { // what is installed here need not fit another suite's programs
+		var err error
+		if status, err = a.run(ctx, "", "dpkg-query", "-W", "-f", "${db:Status-Abbrev}${Package}\n"); err != nil {
+			return nil, err
+		}
+	}
 	for line := range strings.Lines(status) {
 		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "ii "); ok {
 			known[name] = true

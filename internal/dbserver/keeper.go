@@ -19,8 +19,9 @@ type keeper struct {
 	input io.Closer
 }
 
-func startKeeper(dir string, attr *syscall.SysProcAttr) (*keeper, error) {
-	cmd := exec.Command("/bin/sh", "-c", keeperScript, "tiergate-keeper", dir)
+// startKeeper starts one for the server in a folder; the signal, by name, ends the server at once.
+func startKeeper(dir, signal string, attr *syscall.SysProcAttr) (*keeper, error) {
+	cmd := exec.Command("/bin/sh", "-c", keeperScript, "tiergate-keeper", dir, signal)
 	cmd.Dir = os.TempDir()
 	cmd.SysProcAttr = attr
 	input, err := cmd.StdinPipe()

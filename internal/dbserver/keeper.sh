@@ -1,7 +1,7 @@
-# Waits until standard input ends, then ends the server in $1/data and removes $1.
+# Waits until standard input ends, then ends the server of $1 with signal $2 and removes $1.
 read -r _
-if read -r pid < "$1/data/postmaster.pid"; then
-	kill -QUIT "$pid"
+if read -r pid < "$1/pid"; then
+	kill "-$2" "$pid"
 	tries=0
 	while kill -0 "$pid" && [ $tries -lt 200 ]; do
 		sleep 0.05

@@ -15,10 +15,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -37,48 +36,33 @@ type Options struct {
 
 // Postgres is a running private server. Its methods may be called from several goroutines.
 type Postgres struct {
-	bin      string // folder with postgres
-	dir      string // everything of this server; removed by Stop
+	instance
 	password string
-	port     int
-	attr     *syscall.SysProcAttr
-	keeper   *keeper
-
-	mu     sync.Mutex // held while the server is started or ended
-	server *process   // nil before the first start
 }
 
 // StartPostgres finds or fetches a server, creates its data and returns once it takes connections.
 // The context bounds the start only; Stop ends the server. A *loops.Fault says what is missing.
 func StartPostgres(ctx context.Context, o Options) (*Postgres, error) {
+	product, err := postgres(o.Version)
+	if err != nil {
+		return nil, err
+	}
 	attr, err := serverAccount()
 	if err != nil {
 		return nil, err
 	}
-	bin, err := newFinder(o.Version, o.Log, attr).find(ctx)
+	programs, err := newFinder(product, o.Log, attr).find(ctx)
 	if err != nil {
 		return nil, err
 	}
-	p := &Postgres{bin: bin, attr: attr, password: rand.Text()}
-	if err := p.create(ctx, o); err != nil {
+	p := &Postgres{password: rand.Text()}
+	// A postmaster that is killed leaves its children behind; at SIGQUIT it ends them.
+	p.instance = instance{programs: programs, engine: p, attr: attr, quit: syscall.SIGINT, abort: "QUIT"}
+	if err := p.create(ctx, o.Dir, func() error { return p.initialise(ctx, o) }); err != nil {
 		p.Stop()
 		return nil, err
 	}
 	return p, nil
-}
-
-func (p *Postgres) create(ctx context.Context, o Options) error {
-	var err error
-	if p.dir, err = makeServerDir(o.Dir, p.attr); err != nil {
-		return err
-	}
-	if p.keeper, err = startKeeper(p.dir, p.attr); err != nil {
-		return err
-	}
-	if err := p.initialise(ctx, o); err != nil {
-		return err
-	}
-	return p.startOnFreePort(ctx)
 }
 
 // initialise creates the data folder and writes its configuration.
@@ -88,11 +72,10 @@ func (p *Postgres) initialise(ctx context.Context, o Options) error {
 		return err
 	}
 	defer os.Remove(secret)
-	initdb, err := p.Command(ctx, "initdb", "--pgdata", p.data(), "--username", "postgres", "--pwfile", secret,
+	initdb := p.command(ctx, p.creator, "--pgdata", p.data(), "--username", "postgres", "--pwfile", secret,
 		"--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-sync")
-	if err != nil {
-		return err
-	}
+	initdb.Dir = p.dir
+	initdb.SysProcAttr = p.attr
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return &loops.Fault{Step: "create a private PostgreSQL in " + p.dir, Err: fmt.Errorf("initdb: %w\n%s", err, out),
 			Hint: "free disk space there, or set TMPDIR to another folder"}
@@ -132,22 +115,6 @@ func configuration(o Options) string {
 	return b.String()
 }
 
-// startOnFreePort tries ports until one is still free when the server binds it.
-func (p *Postgres) startOnFreePort(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for {
-		var err error
-		if p.port, err = freePort(); err != nil {
-			return err
-		}
-		err = p.start(ctx)
-		if !errors.Is(err, errPortTaken) {
-			return err
-		}
-	}
-}
-
 // URL returns a connection string for the superuser; without name, to the database "postgres".
 func (p *Postgres) URL(name string) string {
 	if name == "" {
@@ -181,55 +148,33 @@ func (p *Postgres) CreateDatabase(ctx context.Context, name string) error {
 func (p *Postgres) Command(ctx context.Context, tool string, args ...string) (*exec.Cmd, error) {
 	path := filepath.Join(p.bin, tool)
 	if _, err := os.Stat(path); err != nil {
-		return nil, &loops.Fault{Step: "run " + tool, Err: fmt.Errorf("it is not in %s", p.bin), Hint: installHint()}
+		return nil, &loops.Fault{Step: "run " + tool, Err: fmt.Errorf("it is not in %s", p.bin), Hint: "install the programs that belong to it, or set TIERGATE_POSTGRES to a folder that holds it"}
 	}
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = environment(p.bin)
+	cmd := p.command(ctx, path, args...)
 	cmd.Dir = p.dir
 	cmd.SysProcAttr = p.attr
 	return cmd, nil
 }
 
-// Restart ends the server in an orderly way if it runs, and starts it again at the same address.
-func (p *Postgres) Restart(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err := p.server.shutdown(ctx); err != nil {
+func (p *Postgres) serve(ctx context.Context, port int) *exec.Cmd {
+	return p.command(ctx, p.programs.server, "-D", p.data(), "-p", strconv.Itoa(port))
+}
+
+func (p *Postgres) ping(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, p.URL(""))
+	if err != nil {
 		return err
 	}
-	for {
-		err := p.start(ctx)
-		// After Kill the operating system may still be clearing the dead server away.
-		if !errors.Is(err, errPortTaken) && !errors.Is(err, errStillDying) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+	return conn.Close(ctx)
 }
 
-// Kill ends every process of the server with SIGKILL, as a crash would; Restart recovers its data.
-func (p *Postgres) Kill() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.server.kill()
-}
-
-// Stop ends the server and removes all its data. It may be called twice.
-func (p *Postgres) Stop() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.keeper != nil {
-		p.server.forget(p.data())
-		p.keeper.close()
-	}
-	p.server.kill() // normally gone by now: only if someone killed the keeper
-	if p.dir != "" {
-		os.RemoveAll(p.dir)
+func (p *Postgres) refusal(log string) error {
+	switch {
+	case strings.Contains(log, "could not create any TCP/IP sockets"):
+		return errPortTaken
+	case strings.Contains(log, "pre-existing shared memory block"):
+		return errStillDying
+	default:
+		return nil
 	}
 }
-
-func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }

@@ -180,7 +180,7 @@ func TestUnstartableServerSaysWhy(t *testing.T) {
 }
 
 func TestMissingToolIsNamed(t *testing.T) {
-	p := &Postgres{bin: t.TempDir()}
+	p := &Postgres{instance: instance{programs: &programs{bin: t.TempDir()}}}
 	_, err := p.Command(t.Context(), "pgbench")
 	if err == nil || !strings.Contains(err.Error(), "run pgbench: it is not in") {
 		t.Errorf("error = %v", err)
