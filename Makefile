@@ -1,5 +1,5 @@
-# Tiergate. `make` alone lists what there is to do. Needs Go and git; a PostgreSQL is found or fetched.
-SHELL := /bin/bash
+# Tiergate. `make` alone lists what there is to do. Needs Go and git; PostgreSQL and MariaDB are found or fetched.
+SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
 
 # Exact versions, so that a new release never turns a green build red.
@@ -18,17 +18,21 @@ demo: ## Watch users being counted, blocked, mailed and upgraded on a private Po
 
 .PHONY: test
 test: lint ## What CI runs: lint, every test, the core under the race detector
+	@echo "== the servers that the tests meet"
+	@go test -count=1 -timeout 10m -run '^TestLifeOf' -v ./internal/dbserver | grep -v '^=== '
 	go test -timeout 15m ./...
 	go test -timeout 5m -tags tinybatches ./internal/cdc ./internal/sql
 	@if command -v "$$(go env CC)" >/dev/null; then set -x; go test -race -timeout 5m ./internal/loops/...; \
 	else echo "no C compiler, which Go's race detector needs: left out"; fi
 
 .PHONY: test-all
-test-all: test ## Every test on every PostgreSQL version, in the long form
+test-all: test ## Every test on every PostgreSQL version, in the long form, and MySQL's on MySQL
 	@set -e; for version in $(POSTGRES_VERSIONS); do \
 		echo "== PostgreSQL $$version"; \
 		TIERGATE_POSTGRES_VERSION=$$version TIERGATE_TEST_LONG=1 go test -count=1 -timeout 60m ./...; \
 	done
+	@echo "== MySQL"
+	TIERGATE_MYSQL_SERVER=mysql TIERGATE_TEST_LONG=1 go test -count=1 -timeout 60m -run 'MySQL|Binlog' ./internal/cdc ./internal/dbserver ./internal/sql
 
 .PHONY: lint
 lint: ## gofmt, go vet and the rules of .golangci.yml (the first run builds the linter: a minute or two)

@@ -117,6 +117,11 @@ func lock(ctx context.Context, cache string) (unlock func(), err error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return nil, err
 	}
+	if os.Geteuid() == 0 { // the programs run as another user: mktemp -d makes folders that are closed to it
+		if err := os.Chmod(cache, 0o755); err != nil {
+			return nil, err
+		}
+	}
 	file, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err

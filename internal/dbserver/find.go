@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -122,7 +123,10 @@ func (f *finder) folders() []string {
 func (f *finder) suitable(ctx context.Context, bin string) *programs {
 	p := &programs{kind: f.kind, bin: bin, server: filepath.Join(bin, f.server)}
 	err := func() error {
-		var err error
+		_, err := os.Stat(p.server)
+		if err != nil {
+			return err
+		}
 		if p.creator, err = existing(bin, f.creator); err != nil {
 			return err
 		}
@@ -179,10 +183,11 @@ func (p *programs) command(ctx context.Context, path string, args ...string) *ex
 // fetchedRoot returns the folder that fetched packages were unpacked into, for the folder of their programs;
 // empty for installed ones.
 func fetchedRoot(bin string) string {
-	if root, ok := strings.CutSuffix(bin, "/native/bin"); ok {
-		return root
+	match := regexp.MustCompile(`^(.+)/(usr/sbin|usr/lib/postgresql/\d+/bin|native/bin)$`).FindStringSubmatch(bin)
+	if match == nil {
+		return ""
 	}
-	return bin[:max(0, strings.LastIndex(bin, "/usr/"))]
+	return match[1]
 }
 
 // files returns what matches patterns under a folder; nothing without a folder.

@@ -28,10 +28,11 @@ type MySQLOptions struct {
 	Settings map[string]string // server variables, such as "binlog_row_image"; they win over ours
 	Fast     bool              // no fsync: survives Kill, but not a power cut
 
-	// ShippedMetadata leaves binlog_row_metadata as the server ships it: MINIMAL (MySQL) or NO_LOG (MariaDB), both without column names.
-	ShippedMetadata bool
-	// ShippedGTID leaves gtid_mode (MySQL: OFF) and gtid_strict_mode (MariaDB: OFF) as the server ships them. MariaDB's events have GTIDs always.
-	ShippedGTID bool
+	// Shipped leaves row metadata (MySQL: MINIMAL, MariaDB: NO_LOG, both without column names) and GTIDs as the server ships
+	// them. Only the binary log is switched on, with row events, which MySQL ships so and MariaDB does not.
+	Shipped bool
+	// NoGTID turns gtid_mode off on MySQL, which newer versions ship on, and gtid_strict_mode on MariaDB, whose events always have GTIDs.
+	NoGTID bool
 
 	Log *slog.Logger // progress: downloads; nil: silent
 	Dir string       // where the server's folder is made; empty: the system's temporary folder
@@ -74,19 +75,14 @@ func StartMySQL(ctx context.Context, o MySQLOptions) (*MySQL, error) {
 
 // initialise copies freshly created data, which are made once for each version: MySQL takes five seconds for them.
 func (m *MySQL) initialise(ctx context.Context, f *finder) error {
-	d := download{folder: strings.Join([]string{"data", m.Flavor, m.version}, "-"),
-		unpack: func(ctx context.Context, into string) error { return m.createData(ctx, into) }}
-	fresh := filepath.Join(f.cache, d.folder, "data")
-	err := f.once(ctx, d)
-	if err != nil {
-		return err
+	fresh := download{folder: strings.Join([]string{"data", m.Flavor, m.version}, "-"), unpack: m.createData}
+	err := f.once(ctx, fresh)
+	if err == nil {
+		err = m.run(m.dir, exec.CommandContext(ctx, "cp", "-R", filepath.Join(f.cache, fresh.folder, "data"), m.data()))
 	}
-	cp := exec.CommandContext(ctx, "cp", "-R", fresh, m.data())
-	cp.Dir = m.dir
-	cp.SysProcAttr = m.attr // the copies belong to the server's user
-	if out, err := cp.CombinedOutput(); err != nil {
-		return &loops.Fault{Step: "create a private " + m.kind + " in " + m.dir, Err: fmt.Errorf("cp: %w\n%s", err, out),
-			Hint: "free disk space there, or set TMPDIR to another folder"}
+	if err != nil {
+		return &loops.Fault{Step: "create a private " + m.kind + " in " + m.dir, Err: err,
+			Hint: "free disk space there and in " + f.cache + ", or set TMPDIR and TIERGATE_CACHE to other folders"}
 	}
 	// Not in the binary log: the first GTID is the caller's.
 	return writeFor(m.attr, m.init(), fmt.Sprintf("SET SESSION sql_log_bin = 0;\nALTER USER root@localhost IDENTIFIED BY '%s';\n", m.password))
@@ -99,26 +95,33 @@ func (m *MySQL) createData(ctx context.Context, into string) error {
 			return err
 		}
 	}
-	args := append(m.places(), "--datadir="+filepath.Join(into, "data"), redo)
+	data := filepath.Join(into, "data")
+	create := []string{"--initialize-insecure"}
 	if m.Flavor == MariaDB {
-		args = append(args, "--auth-root-authentication-method=normal", "--skip-test-db")
-	} else {
-		args = append(args, "--initialize-insecure")
+		create = []string{"--auth-root-authentication-method=normal", "--skip-test-db"}
 	}
-	creator := m.command(ctx, m.creator, args...)
-	creator.Dir = into
-	creator.SysProcAttr = m.attr
-	if out, err := creator.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w\n%s", m.creator, err, out)
+	args := slices.Concat(m.places(), []string{"--datadir=" + data}, smallRedo(), create)
+	if err := m.run(into, m.command(ctx, m.creator, args...)); err != nil {
+		return err
 	}
-	if out, err := exec.CommandContext(ctx, "chmod", "-R", "a+rX", into).CombinedOutput(); err != nil {
-		return fmt.Errorf("chmod: %w %s", err, out)
+	os.Remove(filepath.Join(data, "auto.cnf")) // MySQL's: each server makes a UUID of its own
+	return m.run(into, exec.CommandContext(ctx, "chmod", "-R", "a+rX", into))
+}
+
+// run runs a program to its end as the server's user, to whom what it makes belongs.
+func (m *MySQL) run(dir string, cmd *exec.Cmd) error {
+	cmd.Dir = dir
+	cmd.SysProcAttr = m.attr
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", cmd.Path, err, out)
 	}
 	return nil
 }
 
-// redo keeps the redo log small: each server has a copy of its own.
-const redo = "--loose-innodb-log-file-size=32M"
+// smallRedo returns options, by the names of both flavors, for a redo log that is quickly copied.
+func smallRedo() []string {
+	return []string{"--loose-innodb-log-file-size=32M", "--loose-innodb-redo-log-capacity=32M"}
+}
 
 // places are the options that tell a fetched server where its files are; an installed one knows.
 func (m *MySQL) places() []string {
@@ -131,17 +134,19 @@ func (m *MySQL) places() []string {
 }
 
 func (m *MySQL) serve(ctx context.Context, port int) *exec.Cmd {
-	args := append(m.places(), redo,
-		"--datadir="+m.data(), "--init-file="+m.init(), "--bind-address=127.0.0.1", fmt.Sprintf("--port=%d", port),
+	args := slices.Concat(m.places(), smallRedo(), []string{"--datadir=" + m.data(), "--init-file=" + m.init(), "--bind-address=127.0.0.1", fmt.Sprintf("--port=%d", port),
 		"--socket=s", // in the data folder: a socket's path may be 107 bytes, too few for some temporary folders
 		"--pid-file=server.pid", "--loose-mysqlx=OFF", "--secure-file-priv=",
 		"--innodb-buffer-pool-size=64M", "--performance-schema=OFF", "--innodb-use-native-aio=OFF",
-		"--character-set-server=utf8mb4", "--default-time-zone=+00:00", "--log-bin=binlog", "--binlog-format=ROW")
-	if !m.options.ShippedMetadata {
+		"--character-set-server=utf8mb4", "--default-time-zone=+00:00", "--log-bin=binlog", "--binlog-format=ROW"})
+	if !m.options.Shipped {
 		args = append(args, "--binlog-row-metadata=FULL")
 	}
-	if !m.options.ShippedGTID {
-		args = append(args, "--loose-gtid-strict-mode=ON", "--loose-enforce-gtid-consistency=ON", "--loose-gtid-mode=ON")
+	switch {
+	case m.options.NoGTID:
+		args = append(args, "--loose-gtid-strict-mode=OFF", "--loose-gtid-mode=OFF", "--loose-enforce-gtid-consistency=OFF")
+	case !m.options.Shipped:
+		args = append(args, "--loose-gtid-strict-mode=ON", "--loose-gtid-mode=ON", "--loose-enforce-gtid-consistency=ON")
 	}
 	if m.options.Fast {
 		// 2, not 0: a committed transaction is with the operating system, so that Kill loses none.

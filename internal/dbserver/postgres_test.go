@@ -2,16 +2,9 @@ package dbserver
 
 import (
 	"context"
-	"errors"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -60,7 +53,7 @@ func TestLifeOfAServer(t *testing.T) {
 		t.Errorf("%s rows after the crashes, want 1003", got)
 	}
 	p.Stop()
-	assertGone(t, p)
+	assertGone(t, &p.instance)
 	p.Stop()
 }
 
@@ -75,7 +68,7 @@ func TestFsyncStaysOn(t *testing.T) {
 	}
 	p.Kill()
 	p.Stop()
-	assertGone(t, p)
+	assertGone(t, &p.instance)
 }
 
 func TestKillEndsSessionsAtWork(t *testing.T) {
@@ -106,69 +99,22 @@ func TestKillEndsSessionsAtWork(t *testing.T) {
 	}
 }
 
-func TestRestartWaitsForItsPort(t *testing.T) {
+func TestPostgresWaitsForItsPort(t *testing.T) {
 	p, err := StartPostgres(t.Context(), Options{Fast: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Stop)
-	p.Kill()
-	other, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(p.port))
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.mu.Lock()
-	err = p.start(t.Context())
-	p.mu.Unlock()
-	if !errors.Is(err, errPortTaken) {
-		t.Errorf("error = %v, want %v", err, errPortTaken)
-	}
-	restarted := make(chan error, 1)
-	go func() { restarted <- p.Restart(t.Context()) }()
-	other.Close()
-	if err := <-restarted; err != nil {
-		t.Error(err)
-	}
+	assertWaitsForItsPort(t, &p.instance)
 }
 
-// TestServerEndsWithItsParent runs this test binary as a program that starts a server, and kills it.
-func TestServerEndsWithItsParent(t *testing.T) {
-	const variable = "DBSERVER_TEST_CHILD"
-	if os.Getenv(variable) != "" {
+func TestPostgresEndsWithItsParent(t *testing.T) {
+	assertEndsWithItsParent(t, func() (*instance, error) {
 		p, err := StartPostgres(t.Context(), Options{Fast: true})
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
-		os.Stdout.WriteString(p.dir + "\n" + strconv.Itoa(p.server.cmd.Process.Pid) + "\n.")
-		select {} // until killed
-	}
-	child := exec.Command(os.Args[0], "-test.run=^TestServerEndsWithItsParent$")
-	child.Env = append(os.Environ(), variable+"=1")
-	var out strings.Builder
-	reader, err := child.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for buf := make([]byte, 512); !strings.HasSuffix(out.String(), "."); {
-		n, err := reader.Read(buf)
-		out.Write(buf[:n])
-		if err != nil {
-			t.Fatalf("%v after %q", err, out.String())
-		}
-	}
-	child.Process.Kill()
-	child.Wait()
-	lines := strings.Split(out.String(), "\n")
-	pid, err := strconv.Atoi(lines[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	await(t, "the server to end and its folder to go", func() bool {
-		_, err := os.Stat(lines[0])
-		return os.IsNotExist(err) && !alive(pid)
+		return &p.instance, nil
 	})
 }
 
@@ -199,38 +145,4 @@ func query(t *testing.T, p *Postgres, database, sql string) string {
 		t.Fatalf("%s: %v", sql, err)
 	}
 	return string(results[len(results)-1].Rows[0][0])
-}
-
-func assertGone(t *testing.T, p *Postgres) {
-	t.Helper()
-	if _, err := os.Stat(p.dir); !os.IsNotExist(err) {
-		t.Errorf("%s is still there: %v", p.dir, err)
-	}
-	if alive(p.server.cmd.Process.Pid) {
-		t.Error("the server still runs")
-	}
-	if conn, err := pgx.Connect(t.Context(), p.URL("")); err == nil {
-		conn.Close(t.Context())
-		t.Error("the server still answers")
-	}
-}
-
-// alive is false for a process that has ended, even if nobody has reaped it.
-func alive(pid int) bool {
-	if stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat")); err == nil {
-		return !strings.Contains(string(stat), ") Z ")
-	}
-	return syscall.Kill(pid, 0) == nil
-}
-
-func await(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	deadline := time.After(30 * time.Second)
-	for !done() {
-		select {
-		case <-deadline:
-			t.Fatalf("waited 30 s for %s", what)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
