@@ -117,8 +117,12 @@ func lock(ctx context.Context, cache string) (unlock func(), err error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return nil, err
 	}
-	if os.Geteuid() == 0 { // the programs run as another user: mktemp -d makes folders that are closed to it
-		if err := os.Chmod(cache, 0o755); err != nil {
+	info, err := os.Stat(cache)
+	if err != nil {
+		return nil, err
+	}
+	if os.Geteuid() == 0 && info.Mode()&0o001 == 0 { // root's programs run as another user, and mktemp -d makes closed folders
+		if err := os.Chmod(cache, info.Mode()|0o055); err != nil {
 			return nil, err
 		}
 	}

@@ -51,7 +51,7 @@ func (a *apt) download(name, bin string, packages ...string) download {
 
 // fetch downloads packages and those of their libraries that are not installed, and unpacks them.
 func (a *apt) fetch(ctx context.Context, packages []string, into string) error {
-	if a.suite != "" && a.options == nil {
+	if a.suite != "" {
 		if err := a.update(ctx); err != nil {
 			return err
 		}

@@ -151,16 +151,16 @@ func (f *finder) suitable(ctx context.Context, bin string) *programs {
 
 // existing returns the first of some files that is there.
 func existing(dir string, names []string) (string, error) {
-	var first error
+	var refused error
 	for _, name := range names {
 		path := filepath.Join(dir, name)
 		_, err := os.Stat(path)
 		if err == nil {
 			return path, nil
 		}
-		first = errors.Join(first, err)
+		refused = errors.Join(refused, err)
 	}
-	return "", first
+	return "", refused
 }
 
 // command prepares a program with nothing of the caller's locale and connection variables, and with the

@@ -163,8 +163,7 @@ func (m *MySQL) ping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
-	return db.PingContext(ctx)
+	return errors.Join(db.PingContext(ctx), db.Close())
 }
 
 func (m *MySQL) refusal(log string) error {
