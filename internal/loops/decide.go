@@ -389,12 +389,15 @@ func (d *Decider) event(s *State, id int64) {
 	s.Emails = append(s.Emails, mail)
 }
 
-// emit records an event of a row. What happens to people nobody knew before, in a window that is
-// already over, or in shadow mode, is recorded silently.
+// emit records an event of a row. What happens to people nobody knew before, in a window that is already over (of a
+// rolling one: what has rolled off since), or in shadow mode, is recorded silently.
 func (d *Decider) emit(s *State, sub *Subject, i int, ev Event) *Event {
 	a, l := sub.Access[i], &d.plan.Loops[i]
-	ev.Silent = ev.Silent || s.elsewhere(i) || l.Enforcement == Shadow || (s.Counting && !a.stored) ||
-		(!a.ResetsAt.IsZero() && !a.ResetsAt.After(s.Now))
+	ends := a.ResetsAt
+	if l.Window.Kind == Rolling && ev.Kind == Warned {
+		ends = a.rolledBelow(func(left int64) bool { return left < warnLine(ev.Threshold, a.Limit) })
+	}
+	ev.Silent = ev.Silent || s.elsewhere(i) || l.Enforcement == Shadow || (s.Counting && !a.stored) || (!ends.IsZero() && !ends.After(s.Now))
 	ev.Subject, ev.Feature, ev.Loop = sub.ID, l.Feature, l.Name
 	ev.Tier, ev.Used, ev.Limit, ev.Episode = a.Tier, a.Used, a.Limit, a.Episode
 	s.Events = append(s.Events, ev)

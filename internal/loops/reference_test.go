@@ -319,6 +319,9 @@ func (a *account) say(ev Event, at time.Time) {
 // mailed records an event that is mailed, unless that is too late: the window is over.
 func (a *account) mailed(ev Event, at, decided time.Time) {
 	end := a.row().ResetsAt
+	if a.loop.Window.Kind == Rolling && ev.Kind == Warned {
+		end = a.rolledBelow(a.line(ev.Threshold))
+	}
 	ev.Silent = ev.Silent || a.loop.Enforcement == Shadow || (!end.IsZero() && !end.After(decided))
 	a.say(ev, at)
 }
@@ -354,14 +357,26 @@ func (a *account) row() Access {
 // off. A flag that never does opens no sooner than all have.
 func (a *account) frame() (start, end time.Time) {
 	starts := a.buckets()
-	for k, s := range starts {
-		_, end = a.bucket(s)
-		if k == 0 {
-			start = s
-		}
-		if !shut(a.used(), a.limit()) || !shut(a.live(end), a.limit()) {
+	if len(starts) == 0 {
+		return start, end
+	}
+	switch limit := a.limit(); {
+	case !shut(a.used(), limit):
+		end = a.nextOff()
+	case limit == 0:
+		end = a.rolledBelow(math.MinInt64)
+	default:
+		end = a.rolledBelow(int64(limit))
+	}
+	return starts[0], end
+}
+
+// rolledBelow is when a rolling window comes below a line by itself.
+func (a *account) rolledBelow(line int64) (end time.Time) {
+	for _, s := range a.buckets() {
+		if _, end = a.bucket(s); a.live(end) < line {
 			break
 		}
 	}
-	return start, end
+	return end
 }

@@ -1,6 +1,7 @@
 package loops
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -55,6 +56,31 @@ func TestSpansRepeat(t *testing.T) {
 	for _, none := range []Span{{}, {march, march}, {march, march.Add(-time.Hour)}, {Start: march}} {
 		if none.real() {
 			t.Errorf("%v is a span", none)
+		}
+	}
+}
+
+// TestWarningsWhileBehind holds that a warning is mailed as long as its line is crossed, though other uses have rolled off
+// before the stream brought the use: and not any more when it is not.
+func TestWarningsWhileBehind(t *testing.T) {
+	for name, c := range map[string]struct {
+		behind time.Duration
+		want   []string
+	}{
+		"a bucket that does not matter": {25 * time.Hour, []string{"ann warned features 6/10"}},
+		"the uses themselves":           {31 * 24 * time.Hour, []string{"ann warned features 6/10 silent"}},
+	} {
+		w := newWorld(t, planOf(features(freeOnly(10), func(l *Loop) {
+			l.Window, l.WarnAt = Window{Kind: Rolling, Period: fixed30}, []float64{0.5}
+		})), march)
+		w.apply(use("ann", march))
+		at := march.Add(29*24*time.Hour + 13*time.Hour)
+		w.now = at.Add(c.behind)
+		crossing := use("ann", at)
+		crossing.Use.Quantity = 5
+		w.apply(crossing)
+		if got := w.said(); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
 }
