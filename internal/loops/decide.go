@@ -200,6 +200,9 @@ func (d *Decider) access(s *State, sub *Subject, i int) *Access {
 			return nil
 		}
 		sub.Access[i] = &Access{Tier: sub.Tier, Limit: d.limitOf(sub, i), ClosedAt: sub.Since, Episode: s.FirstEpisode}
+		if !sub.Since.IsZero() {
+			sub.Access[i].Episode = max(s.FirstEpisode, sub.Since.Unix()) // others than were answered before they left
+		}
 		d.settle(sub, i)
 	}
 	return sub.Access[i]
@@ -216,6 +219,11 @@ func (d *Decider) again(s *State, sub *Subject, at time.Time) {
 		d.complete(s, sub)
 		fallthrough
 	default:
+		for i, a := range sub.Access {
+			if a != nil {
+				d.follow(s, sub, i, at)
+			}
+		}
 		d.entitle(s, sub, at)
 	}
 }

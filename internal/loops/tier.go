@@ -250,7 +250,6 @@ func (d *Decider) revive(s *State, sub *Subject, at time.Time) {
 	sub.Deleted, sub.Since, sub.dirty = false, at, true
 	for i := range sub.Access {
 		if a := d.access(s, sub, i); a != nil && !a.Held {
-			a.Episode = at.Unix()
 			d.read(s, sub, i, at)
 		}
 	}

@@ -97,6 +97,9 @@ func TestHeldRowOfDeletedUser(t *testing.T) {
 	h.hold(`BEGIN; SELECT tiergate.consume_feature('ann', 'features')`)
 	h.apply(userIs(loops.Delete, "ann"))
 	h.expect(`SELECT used::text FROM tiergate.bucket`, "1")
+	h.exec(`UPDATE tiergate.due SET at = '-infinity'`)
+	h.apply() // and it is held still
+	h.expect(`SELECT subject_id FROM tiergate.due`, "ann")
 	h.hold(`COMMIT`)
 	h.expect(`SELECT used::text FROM tiergate.bucket`, "2")
 	h.settle()

@@ -116,7 +116,6 @@ func (s *Store) dropRows(batch *pgx.Batch, ids []string, which string, arg any, 
 // writeHeld remembers whom to look at again.
 func (s *Store) writeHeld(batch *pgx.Batch, st *loops.State, w loops.Written) {
 	if len(st.Due) > 0 {
-		batch.Queue(`DELETE FROM tiergate.due WHERE subject_id = ANY($1)`, st.Due)
 		s.dropRows(batch, st.Due, "feature <> ALL($2)", s.features, st.Now)
 	}
 	if len(w.Again) > 0 {
