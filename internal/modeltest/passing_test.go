@@ -107,10 +107,10 @@ func (w *window) take(quantity int64) {
 		w.buckets[n].used -= some
 		quantity -= some
 	}
-	w.buckets = slices.DeleteFunc(w.buckets, func(b bucket) bool { return b.used == 0 })
 }
 
-// roll takes the oldest bucket away. The next episode begins when half of the first line has rolled off.
+// roll takes the oldest bucket away. The next episode begins when half of the first line has rolled off, and when
+// nothing is left.
 func (m *reference) roll(s *subject, r *rule, at time.Time) {
 	w := s.rows[r.feature]
 	before, line := w.used, w.limit
@@ -120,7 +120,7 @@ func (m *reference) roll(s *subject, r *rule, at time.Time) {
 	gone := w.buckets[0].used
 	w.buckets = w.buckets[1:]
 	m.move(s, r, w.used-gone)
-	if w.limit > 0 && before > line/2 && w.used <= line/2 {
+	if fell := w.limit > 0 && before > line/2 && w.used <= line/2; fell || len(w.buckets) == 0 {
 		m.drop(s, r, r.warned(), "blocked")
 		w.episode++
 	}
