@@ -208,22 +208,21 @@ func (d *Decider) access(s *State, sub *Subject, i int) *Access {
 
 // again looks once more at a subject of whom a strict row was held.
 func (d *Decider) again(s *State, sub *Subject, at time.Time) {
+	if sub.Deleted {
+		d.forget(s, sub, sub.Since)
+		return
+	}
 	d.renew(sub)
 	d.elapse(s, sub, at)
-	switch {
-	case sub.Deleted:
-		d.forget(s, sub, at)
-	case sub.UserKey != "" || sub.Tier != DefaultTier:
+	if sub.UserKey != "" || sub.Tier != DefaultTier {
 		d.complete(s, sub)
-		fallthrough
-	default:
-		for i, a := range sub.Access {
-			if a != nil {
-				d.follow(s, sub, i, at)
-			}
-		}
-		d.entitle(s, sub, at)
 	}
+	for i, a := range sub.Access {
+		if a != nil {
+			d.follow(s, sub, i, at)
+		}
+	}
+	d.entitle(s, sub, at)
 }
 
 // renew begins the strict rows again that somebody held while their subject was deleted and came back.
@@ -343,6 +342,7 @@ func (d *Decider) tick(s *State, through time.Time) {
 // It comes before each of its changes as well, so that it does not matter where batches are cut.
 func (d *Decider) elapse(s *State, sub *Subject, through time.Time) {
 	if sub.Deleted {
+		d.bury(s, sub, through)
 		return
 	}
 	for {
@@ -352,10 +352,15 @@ func (d *Decider) elapse(s *State, sub *Subject, through time.Time) {
 		}
 		window := -1
 		for i, a := range sub.Access {
-			if a == nil || a.Held {
+			if a == nil {
 				continue
 			}
-			if next := a.due(); !next.IsZero() && (due.IsZero() || next.Before(due) || (window < 0 && next.Equal(due))) {
+			next := a.due()
+			if a.Held {
+				sub.again = sub.again || (!next.IsZero() && !next.After(through))
+				continue
+			}
+			if !next.IsZero() && (due.IsZero() || next.Before(due) || (window < 0 && next.Equal(due))) {
 				due, window = next, i
 			}
 		}

@@ -46,7 +46,7 @@ type Subject struct {
 	Name      string
 	Customer  string
 	Deleted   bool
-	Since     time.Time // when it came back: what it used before does not count; zero: it never left
+	Since     time.Time // when it came back, or went: what it used before does not count; zero: it never left
 	Access    []*Access // by the plan's loops; nil where there is no row
 	Subs      map[string]*Subscription
 	Gauges    map[string]*Gauge

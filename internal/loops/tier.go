@@ -268,9 +268,21 @@ func (d *Decider) forget(s *State, sub *Subject, at time.Time) {
 			sub.again = sub.again || g.Held
 		}
 	}
-	sub.Deleted, sub.dirty, sub.removed = true, true, true
+	sub.Deleted, sub.Since, sub.dirty, sub.removed = true, at, true, true
 	for i, a := range sub.Access {
 		sub.again = sub.again || (a == nil && d.plan.Loops[i].Enforcement == Strict && !s.Vacant[RowName{sub.ID, i}])
 		sub.Access[i] = nil
+	}
+}
+
+// bury ends what was granted to a tombstone when its time has come, and takes away rows that were made of it by
+// transactions that had not seen it go.
+func (d *Decider) bury(s *State, sub *Subject, through time.Time) {
+	for end := sub.expiry(); !end.IsZero() && !end.After(through); end = sub.expiry() {
+		d.expire(s, sub, end)
+	}
+	if sub.hasRow() {
+		sub.removed = true
+		clear(sub.Access)
 	}
 }
