@@ -216,7 +216,7 @@ func (s *Store) transact(ctx context.Context, n needs, b loops.Batch, counting b
 // findNextDue asks the database when time itself demands the next apply.
 func (s *Store) findNextDue(ctx context.Context, tx pgx.Tx, now time.Time) error {
 	var next *time.Time
-	err := tx.QueryRow(ctx, s.nextDueSQL(), s.features, s.strict).Scan(&next)
+	err := tx.QueryRow(ctx, s.nextDueSQL(), s.features, s.strict, s.rolling).Scan(&next)
 	if err != nil {
 		return explain("find what is due next", err)
 	}

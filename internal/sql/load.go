@@ -156,7 +156,7 @@ func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, st *loops.State, n nee
 		}
 	}
 	if due {
-		if err := add(s.dueSQL(), st.Now, chunk, s.features, s.strict); err != nil {
+		if err := add(s.dueSQL(), st.Now, chunk, s.features, s.strict, s.rolling); err != nil {
 			return explain("find what is due", err)
 		}
 		rows, err := tx.Query(ctx, `SELECT subject_id FROM tiergate.due WHERE at <= $1 ORDER BY at LIMIT $2`, st.Now, chunk)

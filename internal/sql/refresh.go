@@ -75,7 +75,7 @@ func (s *Store) refreshPage(ctx context.Context, through time.Time, d *loops.Dec
 		return err
 	}
 	gone := &pgx.Batch{}
-	s.dropRows(gone, ids, "feature <> ALL($2)", s.features, time.Now())
+	s.dropRows(gone, ids, "feature <> ALL($2)", s.features)
 	if err := s.conn.SendBatch(ctx, gone).Close(); err != nil {
 		return explain("remove a feature", err)
 	}
@@ -143,7 +143,7 @@ func (s *Store) writePlan(ctx context.Context) error {
 		ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value`, s.features)
 	batch.Queue(setMetaSQL("plan", ""))
 	batch.Queue(`DELETE FROM tiergate.plan`)
-	batch.Queue(`DELETE FROM tiergate.bucket WHERE feature <> ALL($1)`, s.rolling)
+	batch.Queue(dropBuckets(`feature <> ALL($1)`), s.rolling)
 	for i := range s.plan.Loops {
 		l := &s.plan.Loops[i]
 		zone := ""

@@ -57,6 +57,7 @@ func Connect(ctx context.Context, url string, purpose Purpose) (*pgx.Conn, error
 		"tcp_keepalives_interval":             "5",
 		"tcp_keepalives_count":                "3",
 		"synchronous_commit":                  "on",
+		"default_transaction_isolation":       "read committed", // whatever the database's is: we look again until we see
 	} {
 		config.RuntimeParams[name] = value
 	}

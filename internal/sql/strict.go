@@ -18,11 +18,12 @@ const heldAgain = time.Second
 const lockMake = 1000
 
 // dueSQL names the subjects for whom time is up at $1, at most $2 of each kind. Rows of a feature that is not one of
-// $3 have left the plan and wait for nothing. A strict one, of $4, that was held has its own time.
+// $3 have left the plan and wait for nothing. A strict one, of $4, that was held has its own time. Buckets are those of
+// rolling windows, $5.
 func (s *Store) dueSQL() string {
 	return `(SELECT subject_id FROM ` + s.access + ` x WHERE resets_at <= $1 AND feature = ANY($3) AND (feature <> ALL($4) OR ` + notHeld + `)
 			ORDER BY resets_at LIMIT $2)
-		UNION (SELECT subject_id FROM tiergate.bucket x WHERE rolls_off <= $1 AND feature = ANY($3) AND (feature <> ALL($4) OR ` + notHeld + `)
+		UNION (SELECT subject_id FROM tiergate.bucket x WHERE rolls_off <= $1 AND feature = ANY($5) AND (feature <> ALL($4) OR ` + notHeld + `)
 			AND ` + s.owned() + ` ORDER BY rolls_off LIMIT $2)
 		UNION (SELECT subject_id FROM tiergate.access_grant x WHERE ended_at IS NULL AND expires_at <= $1 AND feature = ANY($3) AND ` + notHeld + `
 			ORDER BY expires_at LIMIT $2)
@@ -37,11 +38,14 @@ func (s *Store) owned() string {
 	return `EXISTS (SELECT FROM ` + s.access + ` fa WHERE fa.subject_id = x.subject_id AND fa.feature = x.feature)`
 }
 
-// nextDueSQL is when dueSQL names somebody next, or what was held is looked at again.
+// nextDueSQL is when dueSQL names somebody next, or what was held is looked at again. $1 are the features, $2 the strict
+// ones, $3 those with buckets. min() would not use an index beside another table.
 func (s *Store) nextDueSQL() string {
 	return `SELECT least((SELECT min(resets_at) FROM ` + s.access + ` x WHERE feature = ANY($1) AND (feature <> ALL($2) OR ` + notHeld + `)),
-		(SELECT min(rolls_off) FROM tiergate.bucket x WHERE feature = ANY($1) AND (feature <> ALL($2) OR ` + notHeld + `) AND ` + s.owned() + `),
-		(SELECT min(expires_at) FROM tiergate.access_grant x WHERE ended_at IS NULL AND feature = ANY($1) AND ` + notHeld + `),
+		(SELECT rolls_off FROM tiergate.bucket x WHERE feature = ANY($3) AND (feature <> ALL($2) OR ` + notHeld + `) AND ` + s.owned() + `
+			ORDER BY rolls_off LIMIT 1),
+		(SELECT expires_at FROM tiergate.access_grant x WHERE ended_at IS NULL AND expires_at IS NOT NULL AND feature = ANY($1) AND ` + notHeld + `
+			ORDER BY expires_at LIMIT 1),
 		(SELECT min(tier_until) FROM tiergate.subject), (SELECT min(at) FROM tiergate.due))`
 }
 
@@ -105,18 +109,24 @@ func (s *Store) vacant(ctx context.Context, tx pgx.Tx, st *loops.State, ids []st
 
 // dropRows deletes the rows of subjects that a condition names with their buckets, and leaves those that somebody holds
 // for another time. $1 are the subjects, $2 is the condition's.
-func (s *Store) dropRows(batch *pgx.Batch, ids []string, which string, arg any, now time.Time) {
+func (s *Store) dropRows(batch *pgx.Batch, ids []string, which string, arg any) {
 	batch.Queue(`DELETE FROM `+s.access+` fa USING (SELECT subject_id, feature FROM `+s.access+` WHERE subject_id = ANY($1) AND `+which+`
 		FOR UPDATE SKIP LOCKED) free WHERE fa.subject_id = free.subject_id AND fa.feature = free.feature`, ids, arg)
-	batch.Queue(`INSERT INTO tiergate.due (subject_id, at) SELECT DISTINCT subject_id, $3::timestamptz FROM `+s.access+`
-		WHERE subject_id = ANY($1) AND `+which+` ON CONFLICT (subject_id) DO UPDATE SET at = EXCLUDED.at`, ids, arg, now.Add(heldAgain))
-	batch.Queue(`DELETE FROM tiergate.bucket x WHERE subject_id = ANY($1) AND `+which+` AND NOT `+s.owned(), ids, arg)
+	batch.Queue(`INSERT INTO tiergate.due (subject_id, at) SELECT DISTINCT subject_id, tiergate.now() + $3::interval FROM `+s.access+`
+		WHERE subject_id = ANY($1) AND `+which+` ON CONFLICT (subject_id) DO UPDATE SET at = EXCLUDED.at`, ids, arg, heldAgain)
+	batch.Queue(dropBuckets(`subject_id = ANY($1) AND `+which+` AND NOT `+s.owned()), ids, arg)
+}
+
+// dropBuckets deletes the buckets x that a condition names, and leaves those that a consumer holds.
+func dropBuckets(which string) string {
+	return `DELETE FROM tiergate.bucket b USING (SELECT subject_id, feature, start FROM tiergate.bucket x WHERE ` + which + ` FOR UPDATE SKIP LOCKED) free
+		WHERE b.subject_id = free.subject_id AND b.feature = free.feature AND b.start = free.start`
 }
 
 // writeHeld remembers whom to look at again.
 func (s *Store) writeHeld(batch *pgx.Batch, st *loops.State, w loops.Written) {
 	if len(st.Due) > 0 {
-		s.dropRows(batch, st.Due, "feature <> ALL($2)", s.features, st.Now)
+		s.dropRows(batch, st.Due, "feature <> ALL($2)", s.features)
 	}
 	if len(w.Again) > 0 {
 		batch.Queue(`INSERT INTO tiergate.due (subject_id, at) SELECT id, $2 FROM unnest($1::text[]) id ON CONFLICT (subject_id) DO UPDATE SET at = EXCLUDED.at`,
@@ -142,15 +152,13 @@ func (s *Store) adopt(ctx context.Context) error {
 
 // queueBuckets loads the buckets of subjects' rolling windows.
 func (s *Store) queueBuckets(batch *pgx.Batch, st *loops.State, ids []string) {
-	batch.Queue(`SELECT subject_id, feature, start, rolls_off, used FROM tiergate.bucket WHERE subject_id = ANY($1) ORDER BY start`, ids).
+	batch.Queue(`SELECT subject_id, feature, start, rolls_off, used FROM tiergate.bucket WHERE subject_id = ANY($1) AND feature = ANY($2) ORDER BY start`, ids, s.rolling).
 		Query(func(rows pgx.Rows) error {
 			var subject, feature string
 			var b loops.Bucket
 			_, err := pgx.ForEachRow(rows, []any{&subject, &feature, &b.Start, &b.RollsOff, &b.Used}, func() error {
-				if i, ok := s.index[feature]; ok {
-					b.Start, b.RollsOff = b.Start.UTC(), b.RollsOff.UTC()
-					st.LoadBucket(subject, i, b)
-				}
+				b.Start, b.RollsOff = b.Start.UTC(), b.RollsOff.UTC()
+				st.LoadBucket(subject, s.index[feature], b)
 				return nil
 			})
 			return err

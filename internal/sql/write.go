@@ -47,7 +47,7 @@ func (s *Store) write(ctx context.Context, tx pgx.Tx, st *loops.State, w loops.W
 
 func (s *Store) writeSubjects(batch *pgx.Batch, w loops.Written, now time.Time) {
 	if len(w.Removed) > 0 {
-		s.dropRows(batch, w.Removed, "$2", true, now)
+		s.dropRows(batch, w.Removed, "$2", true)
 		batch.Queue(`UPDATE tiergate.email SET request = NULL,
 				status = CASE WHEN status IN ('queued', 'sending') THEN 'skipped' ELSE status END,
 				reason = CASE WHEN status IN ('queued', 'sending') THEN $2 ELSE reason END

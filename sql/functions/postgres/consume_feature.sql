@@ -11,7 +11,7 @@
 -- this feature is locked: other consumptions of the same subject and feature wait. Tier, plan, grants and billing
 -- period are read after that lock is held, so that neither a late sidecar nor the wait changes the answer; they are
 -- what the sidecar knows. In REPEATABLE READ and SERIALIZABLE a concurrent consumption is SQLSTATE 40001, to be tried again.
--- A deleted subject is refused, and gets no becomes. A refusal is recorded once an episode, if the caller commits.
+-- A deleted subject is refused, and gets no row. A refusal is recorded once an episode, if the caller commits.
 --
 -- Errors: SQLSTATE 22023 for a feature that no loop has or whose loop is not strict, a subject that is NULL, empty, '*' or
 -- longer than 512 bytes, and a quantity that is NULL.
