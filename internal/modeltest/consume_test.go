@@ -20,10 +20,9 @@ type answer struct {
 // is called with it. It returns what is wrong with the answer.
 func (m *reference) consume(s *subject, r *rule, tx *transaction, quantity int64, at time.Time, a answer, later func(func())) (wrong string) {
 	if s.gone {
-		if s.unsaid[r.feature] = true; !a.allowed {
-			return ""
-		}
-		if m.hold(s, r, tx); !s.unsynced {
+		s.unsaid[r.feature] = true
+		m.hold(s, r, tx) // where the sidecar did not know yet
+		if a.allowed && !s.unsynced {
 			return "a deleted user was served"
 		}
 		return ""

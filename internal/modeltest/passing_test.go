@@ -80,13 +80,13 @@ func (w *window) due() time.Time {
 	return w.end
 }
 
-// put counts a use in the bucket of its day, unless that has rolled off.
+// put counts a use in the bucket of its day. Under a clock that was moved its own time stands for its commit.
 func (m *reference) put(s *subject, r *rule, quantity int64, at time.Time) {
-	w, b := s.rows[r.feature], bucket{start: rollingDay(at)}
-	if at.Before(w.closed) || !b.off().After(m.now) {
+	w := s.rows[r.feature]
+	if at.Before(w.closed) {
 		return
 	}
-	w.add(b.start, quantity)
+	w.add(rollingDay(at), quantity)
 	m.move(s, r, w.used+quantity)
 }
 

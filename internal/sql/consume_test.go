@@ -431,7 +431,7 @@ func TestConsumeKnowsTheDeleted(t *testing.T) {
 	a.want(a.consume(0), "refused 0/∞: this user was deleted")
 	a.expect(`SELECT subject_id FROM feature_access WHERE subject_id <> '*'`)
 	a.events()
-	a.exec(`UPDATE tiergate.subject SET deleted = false, tier = 'free', since = tiergate.now()`)
+	a.exec(`UPDATE tiergate.subject SET deleted = false, tier = 'free', since = '2026-03-01 10:00:30+00'`)
 	a.exec(`INSERT INTO tiergate.meta VALUES ('first_episode', '7')`)
 	a.consume(1)
 	a.expect(`SELECT episode || ' ' || (period_start = closed_at) FROM feature_access WHERE subject_id = 'ann'`, "1772359230 true") // the moment of the return

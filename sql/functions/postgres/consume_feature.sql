@@ -101,7 +101,7 @@ BEGIN
         END IF;
     END IF;
     usage_limit := known.usage_limit;
-    at := greatest(now, was.closed_at, was.period_start); -- whoever had the lock before may have been called after us
+    at := greatest(now, becomes.closed_at, becomes.period_start); -- whoever had the lock before may have been called after us
     down := coalesce(becomes.used >= becomes.usage_limit OR becomes.usage_limit = 0, false);
 
     -- What time did: billing periods move, windows close, buckets roll off.
