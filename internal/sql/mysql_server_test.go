@@ -20,8 +20,12 @@ import (
 
 // mysqlServer is shared by all tests of the package; each has a database of its own.
 var mysqlServer = sync.OnceValues(func() (*dbserver.MySQL, error) {
-	return dbserver.StartMySQL(context.Background(), dbserver.MySQLOptions{Fast: true,
-		Settings: map[string]string{"max_connections": "300", "default_time_zone": "+05:30", "innodb_lock_wait_timeout": "120"}})
+	m, err := dbserver.StartMySQL(context.Background(), dbserver.MySQLOptions{Fast: true,
+		Settings: map[string]string{"max_connections": "300", "default_time_zone": "+05:30", "innodb_lock_wait_timeout": "600"}})
+	if err == nil {
+		started = append(started, m)
+	}
+	return m, err
 })
 
 // myApp is an application's database on a MySQL or MariaDB, with one session.

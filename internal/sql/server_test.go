@@ -22,15 +22,22 @@ import (
 
 // server is shared by all tests of the package; each has a database of its own.
 var server = sync.OnceValues(func() (*dbserver.Postgres, error) {
-	return dbserver.StartPostgres(context.Background(), dbserver.Options{Fast: true, Settings: map[string]string{"max_connections": "250"}})
+	p, err := dbserver.StartPostgres(context.Background(), dbserver.Options{Fast: true, Settings: map[string]string{"max_connections": "250"}})
+	if err == nil {
+		started = append(started, p)
+	}
+	return p, err
 })
+
+// started lists the servers that tests have asked for.
+var started []interface{ Stop() }
 
 var databases atomic.Int32
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if p, err := server(); err == nil {
-		p.Stop()
+	for _, s := range started {
+		s.Stop()
 	}
 	os.Exit(code)
 }

@@ -10,7 +10,7 @@ CREATE PROCEDURE tiergate_consume(IN p_subject TEXT @bin@, IN p_feature TEXT @bi
 MODIFIES SQL DATA SQL SECURITY DEFINER
 work: BEGIN
     DECLARE most BIGINT DEFAULT 9223372036854775807;
-    DECLARE w_allowed, b_allowed, k_deleted, k_unlimited, v_made, v_down, v_was_down BOOLEAN;
+    DECLARE w_allowed, b_allowed, k_deleted, k_unlimited, v_made, v_fresh, v_down, v_was_down, v_over BOOLEAN;
     DECLARE w_tier, w_reason, w_message, b_reason, b_message TEXT @bin@;
     DECLARE w_used, w_limit, w_remaining, w_episode, w_refused, b_used, b_episode, b_refused BIGINT;
     DECLARE w_start, w_resets_at, w_updated_at, w_closed_at, b_start, b_resets_at, b_closed_at DATETIME(6);
@@ -22,6 +22,7 @@ work: BEGIN
     DECLARE k_granted DECIMAL(65);
     DECLARE k_since, k_billing_start, k_billing_end DATETIME(6);
     DECLARE v_now, v_at DATETIME(6); -- v_at is the moment of this use
+    DECLARE v_born BIGINT;           -- the least episode of a subject that came back: others than were answered before they left
     DECLARE v_before BIGINT;         -- used, before this use
     DECLARE v_fraction, v_line, v_crossed DOUBLE; -- the uses at which a fraction of the limit is reached; the highest warning crossed
     DECLARE v_i INT DEFAULT 0;
@@ -29,11 +30,11 @@ work: BEGIN
     DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
 
     IF COALESCE(p_subject IN ('', '*') OR CHAR_LENGTH(p_subject) > 191, TRUE) THEN
-        SIGNAL SQLSTATE '22023' SET MESSAGE_TEXT = 'consume_feature: the subject is NULL, empty, ''*'' or longer than 191 characters';
+        SIGNAL SQLSTATE '22023' SET MESSAGE_TEXT = 'consume_feature: the subject is NULL, empty, ''*'' or longer than 191 characters: pass the id that usage rows carry';
     ELSEIF p_quantity IS NULL THEN
         SIGNAL SQLSTATE '22023' SET MESSAGE_TEXT = 'consume_feature: the quantity is NULL: positive consumes, negative gives back, zero looks';
     ELSEIF COALESCE(CHAR_LENGTH(p_feature) > 191, TRUE) THEN
-        SET v_text = CONCAT('consume_feature: no loop has a feature ', QUOTE(LEFT(p_feature, 40)));
+        SET v_text = LEFT(CONCAT('consume_feature: no loop has a feature ', QUOTE(LEFT(p_feature, 30)), ': spell it as in the config'), 128);
         SIGNAL SQLSTATE '22023' SET MESSAGE_TEXT = v_text;
     END IF;
 
@@ -67,7 +68,7 @@ work: BEGIN
     SET k_limit = IF(k_unlimited, NULL, NULLIF(LEAST(k_planned + k_granted, most), most));
 
     IF COALESCE(k_enforcement, '') <> 'strict' THEN
-        SET v_text = LEFT(IF(k_enforcement IS NULL, CONCAT('consume_feature: no loop has a feature ', QUOTE(LEFT(p_feature, 40))),
+        SET v_text = LEFT(IF(k_enforcement IS NULL, CONCAT('consume_feature: no loop has a feature ', QUOTE(LEFT(p_feature, 30)), ': spell it as in the config, and run the sidecar'),
             CONCAT('consume_feature: the loop of feature ', QUOTE(LEFT(p_feature, 20)), ' is not strict: set enforcement: ''strict'' in its step')), 128);
         SIGNAL SQLSTATE '22023' SET MESSAGE_TEXT = v_text;
     ELSEIF k_deleted THEN
@@ -78,9 +79,10 @@ work: BEGIN
         LEAVE work;
     END IF;
 
+    SET v_born = COALESCE(TIMESTAMPDIFF(SECOND, '1970-01-01', k_since), 0);
     IF v_made THEN
         SET w_used = 0, w_limit = k_limit, w_tier = k_tier, w_closed_at = k_since,
-            w_episode = COALESCE((SELECT CAST(m.value AS SIGNED) FROM tiergate_meta m WHERE m.key = 'first_episode'), 0);
+            w_episode = GREATEST(COALESCE((SELECT CAST(m.value AS SIGNED) FROM tiergate_meta m WHERE m.key = 'first_episode'), 0), v_born);
     ELSEIF p_quantity <> 0 AND (k_kind IN ('rolling', 'billing') OR w_tier <> k_tier OR NOT w_limit <=> k_limit) THEN
         SELECT fa.tier, fa.used, fa.usage_limit, fa.updated_at INTO s_tier, s_used, s_limit, s_updated_at
         FROM feature_access fa WHERE fa.subject_id = p_subject AND fa.feature = p_feature;
@@ -89,8 +91,17 @@ work: BEGIN
         END IF;
     END IF;
 
-    SET b_used = w_used, b_start = w_start, b_resets_at = w_resets_at, b_episode = w_episode, b_closed_at = w_closed_at, b_refused = w_refused;
-    SET v_at = GREATEST(v_now, COALESCE(w_closed_at, v_now), COALESCE(w_start, v_now)); -- whoever had the lock before may have been ahead of our clock
+    SET v_fresh = v_made;
+    IF COALESCE(w_closed_at < k_since, k_since IS NOT NULL) THEN -- this user was deleted while the row was held, and came back
+        SET v_fresh = TRUE, w_used = 0, b_start = NULL, b_resets_at = NULL, b_closed_at = k_since, b_episode = GREATEST(w_episode + 1, v_born);
+    ELSE
+        SET b_start = w_start, b_resets_at = w_resets_at, b_closed_at = w_closed_at, b_episode = w_episode;
+    END IF;
+    SET b_used = w_used, b_refused = w_refused;
+    IF p_quantity <> 0 AND v_fresh THEN
+        CALL tiergate_rolling_clear(p_subject, p_feature, NULL); -- of a row that was lost, or from before
+    END IF;
+    SET v_at = GREATEST(v_now, COALESCE(b_closed_at, v_now), COALESCE(b_start, v_now)); -- whoever had the lock before may have been ahead of our clock
     SET v_down = COALESCE(b_used >= w_limit OR w_limit = 0, FALSE);
 
     -- What time did: billing periods move, windows close, buckets roll off.
@@ -101,7 +112,7 @@ work: BEGIN
             SET b_resets_at = LEAST(b_resets_at, GREATEST(k_billing_start, v_at));
         END IF;
     END IF;
-    IF k_kind = 'rolling' THEN
+    IF k_kind = 'rolling' AND NOT v_fresh THEN
         CALL tiergate_rolling_state(p_subject, p_feature, k_limit, v_at, b_used, o_resets_at, o_resets_at);
         SET b_used = COALESCE(b_used, 0);
         IF w_used <> b_used AND NOT EXISTS (SELECT 1 FROM tiergate_bucket b WHERE b.subject_id = p_subject AND b.feature = p_feature) THEN
@@ -115,6 +126,13 @@ work: BEGIN
         SET v_line = FLOOR(IF(JSON_LENGTH(k_warn_at) = 0, w_limit, GREATEST(1, CEIL(JSON_EXTRACT(k_warn_at, '$[0]') * w_limit - 1e-9))) / 2);
         IF w_limit > 0 AND w_used > v_line AND b_used <= v_line THEN
             SET b_episode = b_episode + 1;
+        END IF;
+        IF b_resets_at <= v_at THEN -- nothing may be left, whatever the line was meanwhile
+            SELECT b.rolls_off <= v_at AND (COALESCE(w_limit, 0) = 0 OR b.used <= v_line) INTO v_over FROM tiergate_bucket b
+            WHERE b.subject_id = p_subject AND b.feature = p_feature ORDER BY b.start DESC LIMIT 1;
+            IF v_over THEN
+                SET b_episode = b_episode + 1;
+            END IF;
         END IF;
     ELSEIF b_resets_at <= v_at THEN
         IF p_quantity <> 0 AND v_down AND w_limit > 0 THEN
@@ -154,7 +172,7 @@ work: BEGIN
             CALL tiergate_rolling_take(p_subject, p_feature, v_before - b_used, v_at);
         END IF;
     END IF;
-    IF k_kind = 'rolling' THEN
+    IF k_kind = 'rolling' AND (p_quantity <> 0 OR NOT v_fresh) THEN
         CALL tiergate_rolling_state(p_subject, p_feature, k_limit, v_at, o_used, b_start, b_resets_at);
     END IF;
     SET v_down = COALESCE(b_used >= k_limit OR k_limit = 0, FALSE), b_allowed = NOT v_down;

@@ -1,5 +1,6 @@
 -- Internal. tiergate_rolling_take(subject, feature, quantity, at): takes what was given back off the newest buckets, and none
--- of them below zero: one that is left negative would count against the subject when the others have rolled off.
+-- of them below zero: one that is left negative would count against the subject when the others have rolled off. Emptied ones stay until they roll off:
+-- the last bucket tells when the episode ends.
 -- The caller holds the lock of the subject's row.
 CREATE PROCEDURE tiergate_rolling_take(IN p_subject TEXT @bin@, IN p_feature TEXT @bin@, IN p_quantity BIGINT, IN p_at DATETIME(6))
 MODIFIES SQL DATA SQL SECURITY DEFINER
@@ -15,12 +16,8 @@ BEGIN
     OPEN newest;
     FETCH newest INTO v_start, v_used;
     WHILE NOT v_done AND v_left > 0 DO
-        IF v_used <= v_left THEN
-            DELETE FROM tiergate_bucket WHERE subject_id = p_subject AND feature = p_feature AND start = v_start;
-        ELSE
-            UPDATE tiergate_bucket b SET b.used = v_used - v_left
-            WHERE b.subject_id = p_subject AND b.feature = p_feature AND b.start = v_start;
-        END IF;
+        UPDATE tiergate_bucket b SET b.used = GREATEST(0, v_used - v_left)
+        WHERE b.subject_id = p_subject AND b.feature = p_feature AND b.start = v_start;
         SET v_left = v_left - LEAST(v_used, v_left);
         FETCH newest INTO v_start, v_used;
     END WHILE;
