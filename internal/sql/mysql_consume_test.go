@@ -109,6 +109,7 @@ func TestMySQLConsumeLooks(t *testing.T) {
 	a.expect(`SELECT subject_id FROM feature_access WHERE subject_id <> '*'`)
 	a.consume(3)
 	a.clock("2026-04-02 10:00:30")
+	a.exec(`SET SESSION innodb_lock_wait_timeout = 30`)
 	tx := a.begin(a.connect(), sql.LevelDefault)
 	if _, err := tx.Exec(`SELECT 1 FROM feature_access WHERE subject_id = 'ann' FOR UPDATE`); err != nil {
 		t.Fatal(err)

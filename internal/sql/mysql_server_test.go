@@ -21,7 +21,7 @@ import (
 // mysqlServer is shared by all tests of the package; each has a database of its own.
 var mysqlServer = sync.OnceValues(func() (*dbserver.MySQL, error) {
 	m, err := dbserver.StartMySQL(context.Background(), dbserver.MySQLOptions{Fast: true,
-		Settings: map[string]string{"max_connections": "300", "default_time_zone": "+05:30", "innodb_lock_wait_timeout": "600"}})
+		Settings: map[string]string{"max_connections": "500", "default_time_zone": "+05:30", "innodb_lock_wait_timeout": "600"}})
 	if err == nil {
 		started = append(started, m)
 	}
@@ -168,13 +168,14 @@ func (a *myApp) fails(conn *sql.Conn, statement, state, words string) {
 	}
 }
 
-// clock moves the test clock to a moment, in UTC.
+// clock moves the test clock to a moment, in UTC. For a's own session it stands still there, however long a test takes.
 func (a *myApp) clock(at string) {
 	a.t.Helper()
+	a.exec(`SET SESSION timestamp = UNIX_TIMESTAMP()`)
 	a.exec(`UPDATE tiergate_clock SET shift = TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), ?)`, at)
 }
 
-// newMySQLStrict returns a database with one strict loop, no sidecar, and a clock that stands at half past a minute.
+// newMySQLStrict returns a database with one strict loop and no sidecar, at half past a minute.
 func newMySQLStrict(t *testing.T, change func(*loops.Loop)) *myApp {
 	t.Helper()
 	a := newMySQL(t)
