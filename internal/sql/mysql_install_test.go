@@ -66,6 +66,7 @@ func TestMySQLPrivileges(t *testing.T) {
 	for _, refused := range []string{
 		`CALL tiergate_grant_feature('ann', 'features', 1, NULL, '')`, `CALL tiergate_revoke_grant(1)`, `CALL tiergate_begin_work(@own)`,
 		`CALL tiergate_consume('ann', 'features', 1, @a, @b, @c, @d, @e, @f)`, `CALL tiergate_rolling_add('ann', 'features', 1, NOW(), 1, 1)`,
+		`CALL tiergate_rolling_clear('ann', 'features', NULL)`, `CALL tiergate_rolling_take('ann', 'features', 1, NOW())`,
 		`CALL tiergate_record_event('blocked', 'ann', 'features', '', '', 0, 0, 0, NOW(), NOW(), NULL, 0, 0)`,
 		`CALL tiergate_grant_event('granted', 'ann', 'features', NOW())`, `SELECT * FROM tiergate_subject`, `UPDATE feature_access SET allowed = 1`,
 		`DELETE FROM feature_access`, `INSERT INTO tiergate_access_grant (subject_id) VALUES ('ann')`, `UPDATE tiergate_plan SET usage_limit = NULL`,
@@ -75,12 +76,26 @@ func TestMySQLPrivileges(t *testing.T) {
 	a.expect(`SELECT used FROM feature_access WHERE subject_id = 'ann'`, "1")
 }
 
+func TestMySQLAccount(t *testing.T) {
+	for name, want := range map[string]string{"app": "`app`", "app@10.%": "`app`@`10.%`", "'app'@'%'": "`app`@`%`",
+		"me@shop.test@%": "`me@shop.test`@`%`", "app`; DROP TABLE users": "`app``; DROP TABLE users`"} {
+		if got := mysqlAccount(name); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+}
+
 // TestMySQLInstallWithoutSuper: where the binary log is on and nobody trusts who makes functions, the fault says what to set, and all
 // but the functions is there.
 func TestMySQLInstallWithoutSuper(t *testing.T) {
 	a := emptyMySQL(t)
 	account := "owns_" + a.name
 	owner := a.as(account)
+	_, err := InstallMySQL(t.Context(), owner, MySQLInstall{}) // it is in no database yet
+	kindIs(t, err, loops.Permanent)
+	if err == nil || !strings.Contains(err.Error(), "DATABASE_URL") {
+		t.Error(err)
+	}
 	a.exec(`GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP ON ` + a.name + `.* TO '` + account + `'@'%'`)
 	if _, err := owner.ExecContext(t.Context(), `USE `+a.name); err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ var mysqlSchemaFiles embed.FS
 
 // MySQLInstall says what to install into the database that a connection is in: a MySQL 8 or newer, or a MariaDB.
 type MySQLInstall struct {
-	AppRoles  []string // accounts and roles, as GRANT takes them: 'app'@'%'. They read the flags, ask and consume
+	AppRoles  []string // accounts and roles: app, app@10.% or 'app'@'%'. They read the flags, ask and consume
 	TestClock bool
 }
 
@@ -164,6 +164,7 @@ func InstallMySQLRoutines(ctx context.Context, conn *sql.Conn, o MySQLInstall) (
 func (i *mysqlInstall) grant(ctx context.Context, again bool) error {
 	var steps []string
 	for _, role := range i.options.AppRoles {
+		role = mysqlAccount(role)
 		steps = append(steps, "GRANT SELECT ON feature_access TO "+role)
 		for _, routine := range slices.Concat(readingRoutines(), usingRoutines()) {
 			steps = append(steps, "GRANT EXECUTE ON "+routine+" TO "+role)
@@ -185,31 +186,43 @@ func (i *mysqlInstall) grant(ctx context.Context, again bool) error {
 	return i.setMeta(ctx, "grants", digest(steps))
 }
 
+// mysqlAccount quotes an account or a role, with quotes of its own or without. A name without a host is a role, or an account of any host.
+func mysqlAccount(name string) string {
+	quoted := func(s string) string { return "`" + strings.ReplaceAll(strings.Trim(s, "'`\""), "`", "``") + "`" }
+	if at := strings.LastIndex(name, "@"); at >= 0 {
+		return quoted(name[:at]) + "@" + quoted(name[at+1:])
+	}
+	return quoted(name)
+}
+
 // mysqlInstall is an installation at work: nobody else installs into the same database meanwhile.
 type mysqlInstall struct {
-	conn     *sql.Conn
-	options  MySQLInstall
-	mariadb  bool
-	database string
-	mode     string // the session's sql_mode, where it was changed
-	version  int    // of the tables; 0: there are none
-	access   bool   // feature_access is there
-	foreign  bool   // and is the application's own
+	conn    *sql.Conn
+	options MySQLInstall
+	mariadb bool
+	mode    string // the session's sql_mode, where it was changed
+	version int    // of the tables; 0: there are none
+	access  bool   // feature_access is there
+	foreign bool   // and is the application's own
 }
 
 func beginMySQLInstall(ctx context.Context, conn *sql.Conn, o MySQLInstall) (*mysqlInstall, error) {
 	i := &mysqlInstall{conn: conn, options: o}
-	var version string
+	var version, database string
 	var locked, meta, comments sql.NullString
-	err := conn.QueryRowContext(ctx, `SELECT VERSION(), COALESCE(DATABASE(), ''), GET_LOCK(CONCAT('tiergate install ', LEFT(SHA2(DATABASE(), 256), 20)), 10),
+	err := conn.QueryRowContext(ctx, `SELECT VERSION(), COALESCE(DATABASE(), ''), GET_LOCK(CONCAT('tiergate install ', LEFT(SHA2(COALESCE(DATABASE(), ''), 256), 20)), 10),
 			(SELECT MAX(t.table_name) FROM information_schema.tables t WHERE t.table_schema = DATABASE() AND t.table_name = 'tiergate_meta'),
 			(SELECT MAX(CONCAT(':', t.table_comment)) FROM information_schema.tables t WHERE t.table_schema = DATABASE() AND t.table_name = 'feature_access')`).
-		Scan(&version, &i.database, &locked, &meta, &comments)
+		Scan(&version, &database, &locked, &meta, &comments)
 	if err != nil {
 		return nil, mysqlInstallFault("look at what is installed", err)
 	}
+	if database == "" {
+		return nil, &loops.Fault{Step: "install", Err: errors.New("the connection is in no database"), Kind: loops.Permanent,
+			Hint: "name it in DATABASE_URL: mysql://user:password@host/database"}
+	}
 	if locked.String != "1" {
-		return nil, &loops.Fault{Step: "install", Err: errors.New("another session is installing, or none is in a database"), Kind: loops.Transient}
+		return nil, &loops.Fault{Step: "install", Err: errors.New("another session is installing"), Kind: loops.Transient}
 	}
 	i.mariadb = strings.Contains(version, "MariaDB")
 	i.access, i.foreign = comments.Valid, comments.Valid && !strings.HasPrefix(comments.String, ":Tiergate")
@@ -314,7 +327,7 @@ func (i *mysqlInstall) routines() (all []mysqlRoutine, err error) {
 // installedRoutines returns the comments of the routines that are there.
 func (i *mysqlInstall) installedRoutines(ctx context.Context) (comments map[string]string, err error) {
 	rows, err := i.conn.QueryContext(ctx, `SELECT r.routine_name, r.routine_comment FROM information_schema.routines r
-		WHERE r.routine_schema = DATABASE() AND r.routine_name LIKE 'tiergate\_%'`)
+		WHERE r.routine_schema = DATABASE() AND LEFT(r.routine_name, 9) = 'tiergate_'`)
 	if err != nil {
 		return nil, mysqlInstallFault("look at the routines", err)
 	}

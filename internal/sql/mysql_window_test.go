@@ -130,3 +130,21 @@ func TestMySQLCalendar(t *testing.T) {
 	a.fails(a.conn, `CALL tiergate_window_bounds('calendar', 'day', NULL, 'Europe/Berlin', NULL, NULL, '2037-01-01', NULL, @start, @end)`, "45000", "tiergate_calendar has no day of Europe/Berlin for 2037-01-01")
 	a.fails(a.conn, `CALL tiergate_window_bounds('calendar', 'day', NULL, 'Mars/Base', NULL, NULL, '2027-01-01', NULL, @start, @end)`, "45000", "no day of Mars/Base")
 }
+
+// TestMySQLBillingGrace: with the sidecar away a renewal is taken for granted for the time of grace, and no longer.
+func TestMySQLBillingGrace(t *testing.T) {
+	a := newMySQLStrict(t, func(l *loops.Loop) {
+		l.Window = loops.Window{Kind: loops.Billing, Period: loops.Period{Text: "month", Unit: loops.UnitMonth}}
+	})
+	a.subscribe("free")
+	a.exec(`UPDATE tiergate_subject SET billing_start = '2026-02-15', billing_end = '2026-03-15'`)
+	a.consume(3)
+	a.consumeAs("bob", 3) // pays for nothing: anchored
+	for at, want := range map[string]string{"2026-03-14 23:59:00": "0 3 0 2026-03-15 00:00:00.000000 limit_reached, 0", "2026-03-15 00:00:00": "1 0 3, 0", "2026-03-21 23:59:00": "1 0 3, 0",
+		"2026-03-22 00:00:00": "0 3 0 2026-03-15 00:00:00.000000 limit_reached, 0", "2026-04-09 00:00:00": "0 3 0 2026-03-15 00:00:00.000000 limit_reached, 1"} {
+		a.clock(at)
+		if got := a.status("ann") + ", " + a.status("bob")[:1]; got != want {
+			t.Errorf("at %s: %q, want %q", at, got, want)
+		}
+	}
+}

@@ -7,8 +7,8 @@ MODIFIES SQL DATA SQL SECURITY DEFINER
 BEGIN
     DECLARE CONTINUE HANDLER FOR 1305 SET o_own = TRUE; -- outside of a transaction a savepoint is gone at once
     SET o_own = FALSE;
-    SAVEPOINT tiergate;
-    ROLLBACK TO SAVEPOINT tiergate;
+    SAVEPOINT tiergate_work;
+    ROLLBACK TO SAVEPOINT tiergate_work;
     IF o_own THEN
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
         START TRANSACTION;

@@ -4,5 +4,5 @@ MODIFIES SQL DATA SQL SECURITY DEFINER
     IF p_own THEN
         COMMIT;
     ELSE
-        RELEASE SAVEPOINT tiergate;
+        RELEASE SAVEPOINT tiergate_work;
     END IF

@@ -1,7 +1,7 @@
 -- CALL tiergate_feature_status(subject) → one row for each feature: what a usage page shows. Columns: feature, allowed, tier,
 -- used, usage_limit, remaining, period_start, resets_at, reason, message; times are UTC.
 -- used counts uses in the open window, remaining and usage_limit are NULL where unlimited, a window
--- that is over reads as empty, a rolling one as what has not rolled off. Never an error. Cost: one index range.
+-- that is over reads as empty, a rolling one as what has not rolled off. Never an error. Cost: a few index ranges, and a look at the plan.
 CREATE PROCEDURE tiergate_feature_status(IN p_subject TEXT @bin@)
 READS SQL DATA SQL SECURITY DEFINER
 BEGIN

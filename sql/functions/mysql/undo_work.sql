@@ -7,6 +7,6 @@ BEGIN
     IF p_own THEN
         ROLLBACK;
     ELSE
-        ROLLBACK TO SAVEPOINT tiergate;
+        ROLLBACK TO SAVEPOINT tiergate_work;
     END IF;
 END
