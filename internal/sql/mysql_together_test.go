@@ -283,7 +283,7 @@ func TestMySQLConsumeCommitsByItself(t *testing.T) {
 // TestMySQLConsumeWhileWindowsTurn: the clock jumps from window to window while sessions consume. Every unit is in one window,
 // and no window has more than fit.
 func TestMySQLConsumeWhileWindowsTurn(t *testing.T) {
-	const limit = 50
+	const limit = 20
 	a := newMySQLStrict(t, func(l *loops.Loop) {
 		l.Limits[loops.DefaultTier] = limit
 		l.Window.Period = loops.Period{Text: "1h", Length: time.Hour}
@@ -294,14 +294,14 @@ func TestMySQLConsumeWhileWindowsTurn(t *testing.T) {
 	a.together(16, func(ctx context.Context, conn *sql.Conn, r *rand.Rand) error {
 		mine := map[string]int64{}
 		for range long(30) {
-			// Each turn moves the clock, whoever is in its transaction meanwhile: a window has about 24, and twice as much is asked for as fits.
+			// Each turn moves the clock, whoever is in its transaction meanwhile: a window has about 24, of two units each.
 			if _, err := conn.ExecContext(ctx, `UPDATE tiergate_clock SET shift = shift + 150000000`); err != nil {
 				return err
 			}
 			var granted int64
 			var window string
 			committed, err := count.transact(ctx, conn, sql.LevelRepeatableRead, r, func(tx *sql.Tx) (err error) {
-				granted, window, err = myTake(ctx, tx, "ann", 1+r.Int64N(9), limit)
+				granted, window, err = myTake(ctx, tx, "ann", 1+r.Int64N(3), limit)
 				return err
 			})
 			if err != nil {
