@@ -91,8 +91,8 @@ func TestMySQLConsumeOneSubjectTogether(t *testing.T) {
 		turns    int
 		reads    bool // before it consumes
 	}{
-		{"read committed", sql.LevelReadCommitted, anchored, 1000, 200, 1, true},
-		{"repeatable read", sql.LevelRepeatableRead, anchored, 1000, 200, 1, false},
+		{"read committed", sql.LevelReadCommitted, anchored, int64(long(1000)), 200, 1, true},
+		{"repeatable read", sql.LevelRepeatableRead, anchored, int64(long(1000)), 200, 1, false},
 		{"repeatable read, which has read", sql.LevelRepeatableRead, anchored, 100, 20, 4, true},
 		{"rolling, read committed", sql.LevelReadCommitted, rolling, 100, 20, 4, true},
 		{"rolling, repeatable read", sql.LevelRepeatableRead, rolling, 100, 20, 4, false},
