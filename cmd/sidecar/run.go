@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -236,9 +235,9 @@ func facts(url string) func(context.Context) (cdc.Facts, error) {
 // watch looks at the publications, at retained WAL and at the outbox. A table that is dropped leaves its
 // publication without a word in the stream: only a look tells. A slot that keeps more than
 // max_retained_wal is given up: filling the application's disk is worse than counting again.
-func (s *sidecar) watch(p *prepared) func(context.Context, *pgx.Conn) error {
+func (s *sidecar) watch(p *prepared) func(context.Context, *sql.Session) error {
 	var first string
-	return func(ctx context.Context, conn *pgx.Conn) error {
+	return func(ctx context.Context, conn *sql.Session) error {
 		publications, err := sql.PublicationState(ctx, conn)
 		if err != nil {
 			return err

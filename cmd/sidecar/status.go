@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/tiergate/tiergate/internal/sql"
@@ -37,7 +36,7 @@ func statusCommand() *cobra.Command {
 	c := &cobra.Command{Use: "status", Short: "Show where the sidecar stands: lag, retained WAL, flags, emails", Args: cobra.NoArgs}
 	asJSON := jsonFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
+		return inDatabase(c, func(ctx context.Context, conn *sql.Session, p *prepared) error {
 			st, err := sql.ReadStatus(ctx, conn, p.schema)
 			if err != nil {
 				return err

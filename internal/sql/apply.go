@@ -2,9 +2,12 @@ package sql
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,8 +25,10 @@ const (
 // Store keeps flags, events and position. Its connection belongs to the goroutine that follows the
 // stream.
 type Store struct {
-	url      string
-	access   string // the quoted name of feature_access
+	dialect
+	connect  func(ctx context.Context, purpose Purpose) (*Session, error)
+	kinds    map[string]string // see source
+	access   string            // the quoted name of feature_access
 	plan     *loops.Plan
 	watches  []loops.Watch
 	index    map[string]int // loop by feature
@@ -35,7 +40,7 @@ type Store struct {
 	log      *slog.Logger
 	gauges   Gauges
 
-	conn         *pgx.Conn
+	conn         *Session
 	seq          int64
 	at           loops.Position // as stored
 	stale        bool           // rows are still to be brought in line with the plan
@@ -66,13 +71,18 @@ type Options struct {
 	TestClock bool
 	Log       *slog.Logger
 	Gauges    Gauges
+	// View returns the session that sees a snapshot of MySQL's change stream, by its name.
+	View func(name string) (*sql.Conn, bool)
 }
 
 // NewStore returns a store; Resume connects it.
 func NewStore(o Options) *Store {
 	s := &Store{
-		url: o.URL, access: ident(o.Schema, "feature_access"), plan: o.Plan, watches: o.Watches,
+		dialect: dialectOf(o.URL), access: ident(o.Schema, "feature_access"), plan: o.Plan, watches: o.Watches,
 		index: map[string]int{}, term: o.Term, clock: o.TestClock, log: o.Log, gauges: o.Gauges,
+	}
+	s.connect = func(ctx context.Context, purpose Purpose) (*Session, error) {
+		return connect(ctx, o.URL, purpose, o.View)
 	}
 	for i, l := range o.Plan.Loops {
 		s.index[l.Feature] = i
@@ -86,32 +96,30 @@ func NewStore(o Options) *Store {
 // Close ends the store's connection.
 func (s *Store) Close() {
 	if s.conn != nil {
-		closeConn(s.conn)
+		s.conn.end()
 	}
-}
-
-func closeConn(conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	conn.Close(ctx)
 }
 
 // Resume connects anew, stores a plan that changed, and returns where the state stands; "" where the data must
 // be counted first. missing says that only some loops are.
 func (s *Store) Resume(ctx context.Context) (at loops.Position, missing bool, err error) {
 	s.Close()
-	conn, err := Connect(ctx, s.url, ForApply)
+	conn, err := s.connect(ctx, ForApply)
 	if err != nil {
 		return "", false, err
 	}
 	s.conn, s.nextDue, s.whole, s.elsewhere, s.again = conn, time.Time{}, false, nil, false
-	err = conn.QueryRow(ctx, `SELECT position, seq, coalesce((SELECT value::bigint FROM tiergate.meta WHERE key = 'first_episode'), 0)
-		FROM tiergate.checkpoint WHERE term = $1`, s.term).Scan(&at, &s.seq, &s.firstEpisode)
+	var first string
+	err = conn.QueryRow(ctx, `SELECT position, seq, coalesce((SELECT value FROM tiergate.meta WHERE "key" = 'first_episode'), '0')
+		FROM tiergate.checkpoint WHERE term = $1`, s.term).Scan(&at, &s.seq, &first)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", false, deposed()
 	}
 	if err != nil {
 		return "", false, explain("read the checkpoint", err)
+	}
+	if s.firstEpisode, err = strconv.ParseInt(first, 10, 64); err != nil {
+		return "", false, fmt.Errorf("tiergate.meta holds first_episode %q: %w", first, err)
 	}
 	s.at = at
 	if s.sparse, err = s.tooManyUsers(ctx); err != nil {

@@ -26,7 +26,7 @@ type Column struct {
 
 // Catalog lists the application's tables: everything but the system's schemas and our own. Generated columns
 // are left out, as the change stream leaves them out.
-func Catalog(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
+func Catalog(ctx context.Context, conn *Session) ([]Table, error) {
 	rows, err := conn.Query(ctx, `
 		SELECT n.nspname, c.relname, c.relkind::text,
 			columns.names, columns.types, columns.shape,
@@ -64,13 +64,13 @@ func Catalog(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
 }
 
 // WALEnd returns where the server writes now; on a standby, which is followed by nobody, 0/0.
-func WALEnd(ctx context.Context, conn *pgx.Conn) (lsn string, err error) {
+func WALEnd(ctx context.Context, conn *Session) (lsn string, err error) {
 	err = conn.QueryRow(ctx, `SELECT CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_insert_lsn()::text END`).Scan(&lsn)
 	return lsn, explain("ask where the WAL ends", err)
 }
 
 // CurrentSchema returns the schema in which the URL's user would find an unqualified table.
-func CurrentSchema(ctx context.Context, conn *pgx.Conn) (schema string, err error) {
+func CurrentSchema(ctx context.Context, conn *Session) (schema string, err error) {
 	// Our sessions have no search path of their own: ask for the role's.
 	err = conn.QueryRow(ctx, `SELECT coalesce((SELECT n.nspname FROM pg_namespace n WHERE n.nspname = current_user), 'public')`).Scan(&schema)
 	return schema, explain("find the application's schema", err)
@@ -109,8 +109,8 @@ type SlotState struct {
 }
 
 // Replication asks about the slot and the publications.
-func Replication(ctx context.Context, conn *pgx.Conn) (SlotState, error) {
-	st := SlotState{Name: SlotName(conn.Config().Database)}
+func Replication(ctx context.Context, conn *Session) (SlotState, error) {
+	st := SlotState{Name: SlotName(conn.Database)}
 	err := conn.QueryRow(ctx, `SELECT coalesce(plugin::text, ''), coalesce(database::text, ''), coalesce(wal_status = 'lost' OR restart_lsn IS NULL, false), active,
 			coalesce(confirmed_flush_lsn::text, ''),
 			coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END, restart_lsn), 0)::bigint

@@ -25,7 +25,7 @@ func newStrict(t *testing.T, change func(*loops.Loop)) *app {
 	a.plan = planOf(l)
 	o := a.options()
 	o.TestClock = true
-	if _, err := Install(t.Context(), a.conn, o); err != nil {
+	if _, err := Install(t.Context(), a.own, o); err != nil {
 		t.Fatal(err)
 	}
 	a.count(a.store())
@@ -513,7 +513,7 @@ func TestConsumePrivileges(t *testing.T) {
 	callable(map[string]string{"reads": asking, "uses": "consume_feature", "named": "", "nobody": ""})
 	o := a.options()
 	o.AppRoles = []string{"named"}
-	if _, err := Install(t.Context(), a.conn, o); err != nil {
+	if _, err := Install(t.Context(), a.own, o); err != nil {
 		t.Fatal(err)
 	}
 	callable(map[string]string{"named": "consume_feature " + asking})

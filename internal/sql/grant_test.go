@@ -28,7 +28,7 @@ func newGranted(t *testing.T) *app {
 // explainLimit is what explain_access says of a limit.
 func (a *app) explainLimit(subject string) string {
 	a.t.Helper()
-	facts, err := Explain(a.t.Context(), a.conn, subject, "features")
+	facts, err := Explain(a.t.Context(), a.own, subject, "features")
 	if err != nil {
 		a.t.Fatal(err)
 	}

@@ -72,11 +72,11 @@ func TestFeatureRemovedByPages(t *testing.T) {
 	a.counted(a.store())
 	a.plan = planOf(features(2))
 	s := a.resumed(false)
-	if err := Intact(t.Context(), a.conn, "public"); err != nil {
+	if err := Intact(t.Context(), a.own, "public"); err != nil {
 		t.Error(err)
 	}
 	a.apply(s, loops.Batch{Position: s.at})
-	if err := Intact(t.Context(), a.conn, "public"); err != nil || a.install() {
+	if err := Intact(t.Context(), a.own, "public"); err != nil || a.install() {
 		t.Error("a feature that is being removed looks as if somebody had emptied the table: ", err)
 	}
 	a.plan = planOf(features(2), exports(2))

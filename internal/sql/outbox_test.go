@@ -175,7 +175,7 @@ func TestOutcomes(t *testing.T) {
 			}
 			// Whatever held it up is over: it arrives, once.
 			p.hold = nil
-			if err := Adopt(t.Context(), p.conn); err != nil {
+			if err := Adopt(t.Context(), p.own); err != nil {
 				t.Fatal(err)
 			}
 			p.exec(`UPDATE tiergate.email SET next_at = now()`)
@@ -208,18 +208,18 @@ func TestRetryOfADeadEmail(t *testing.T) {
 	p.expect(`SELECT status FROM tiergate.email`, "dead")
 	var id int64
 	p.scan(`SELECT id FROM tiergate.email`, &id)
-	if _, err := RetryEmails(t.Context(), p.conn, id+1); err == nil {
+	if _, err := RetryEmails(t.Context(), p.own, id+1); err == nil {
 		t.Error("an email that is not there was queued")
 	}
-	if n, err := RetryEmails(t.Context(), p.conn, id); err != nil || n != 1 {
+	if n, err := RetryEmails(t.Context(), p.own, id); err != nil || n != 1 {
 		t.Fatal(err)
 	}
 	p.deliver(p.outbox())
 	p.expectOne("sent")
-	if _, err := RetryEmails(t.Context(), p.conn, id); err == nil {
+	if _, err := RetryEmails(t.Context(), p.own, id); err == nil {
 		t.Error("a sent email was queued again")
 	}
-	rows, err := ListEmails(context.Background(), p.conn, 5)
+	rows, err := ListEmails(context.Background(), p.own, 5)
 	if err != nil || len(rows) != 1 || rows[0].Status != "sent" || rows[0].Subject != "ann" {
 		t.Errorf("%+v, %v", rows, err)
 	}

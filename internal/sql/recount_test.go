@@ -68,7 +68,7 @@ func TestSlotGivenUpUnderAReader(t *testing.T) {
 	a.exec(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, slot)
 	reader := a.reader(slot)
 	defer reader.Close(context.Background())
-	if err := GiveUpSlot(t.Context(), a.conn); err != nil {
+	if err := GiveUpSlot(t.Context(), a.own); err != nil {
 		t.Fatal(err)
 	}
 	a.expect(`SELECT slot_name::text FROM pg_replication_slots WHERE slot_name = '` + slot + `'`)

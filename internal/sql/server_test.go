@@ -40,6 +40,7 @@ type app struct {
 	t       *testing.T
 	url     string
 	conn    *pgx.Conn
+	own     *Session
 	plan    *loops.Plan
 	watches []loops.Watch
 }
@@ -59,6 +60,7 @@ func newApp(t *testing.T) *app {
 	if a.conn, err = pgx.Connect(t.Context(), a.url); err != nil {
 		t.Fatal(err)
 	}
+	a.own = Postgres(a.conn)
 	t.Cleanup(func() { a.conn.Close(context.Background()) })
 	return a
 }
@@ -104,7 +106,7 @@ func (a *app) options() InstallOptions { return InstallOptions{Schema: "public",
 
 func (a *app) install() (changed bool) {
 	a.t.Helper()
-	changed, err := Install(a.t.Context(), a.conn, a.options())
+	changed, err := Install(a.t.Context(), a.own, a.options())
 	if err != nil {
 		a.t.Fatal(err)
 	}

@@ -47,9 +47,9 @@ type FeatureStatus struct {
 }
 
 // RequireInstalled fails where there is nothing to look at yet.
-func RequireInstalled(ctx context.Context, conn *pgx.Conn) error {
+func RequireInstalled(ctx context.Context, conn *Session) error {
 	var there bool
-	err := conn.QueryRow(ctx, `SELECT to_regclass('tiergate.checkpoint') IS NOT NULL`).Scan(&there)
+	err := conn.QueryRow(ctx, conn.query("installed")).Scan(&there)
 	if err != nil || there {
 		return explain("look at what is installed", err)
 	}
@@ -58,9 +58,9 @@ func RequireInstalled(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // ReadStatus looks at everything that is stored.
-func ReadStatus(ctx context.Context, conn *pgx.Conn, schema string) (Status, error) {
+func ReadStatus(ctx context.Context, conn *Session, schema string) (Status, error) {
 	st := Status{Emails: map[string]int64{}, Events: map[string]int64{}}
-	err := conn.QueryRow(ctx, `SELECT to_regclass('tiergate.checkpoint') IS NOT NULL`).Scan(&st.Installed)
+	err := conn.QueryRow(ctx, conn.query("installed")).Scan(&st.Installed)
 	if err != nil || !st.Installed {
 		return st, explain("read the status", err)
 	}
@@ -74,8 +74,8 @@ func ReadStatus(ctx context.Context, conn *pgx.Conn, schema string) (Status, err
 		FROM tiergate.checkpoint c CROSS JOIN LATERAL (SELECT nullif(c.position, '')::jsonb AS at) p`).QueryRow(func(r pgx.Row) error {
 		return r.Scan(&position, &st.SourceTime, &st.AppliedAt, &lag, &st.Subjects, &st.LagBytes, &piece.Xid, &piece.Rows)
 	})
-	batch.Queue(`SELECT `+leaseHeld+`, coalesce((SELECT holder FROM tiergate.lease), '')`, uint32(lockClass), uint32(lockLease)).
-		QueryRow(func(r pgx.Row) error { return r.Scan(&st.Running, &st.Holder) })
+	batch.Queue(conn.query("lease held")).QueryRow(func(r pgx.Row) error { return r.Scan(&st.Running) })
+	batch.Queue(`SELECT coalesce((SELECT holder FROM tiergate.lease), '')`).QueryRow(func(r pgx.Row) error { return r.Scan(&st.Holder) })
 	batch.Queue(`SELECT p.feature, count(fa.subject_id) FILTER (WHERE fa.subject_id <> '*'),
 			count(*) FILTER (WHERE NOT fa.allowed AND fa.subject_id <> '*'), p.enforcement,
 			coalesce((SELECT value::jsonb -> 'loops' ? p.feature FROM tiergate.meta WHERE key = 'counted'), false),
@@ -121,7 +121,7 @@ func ReadStatus(ctx context.Context, conn *pgx.Conn, schema string) (Status, err
 
 // Backlog is the cheap part of the status: WAL that the server keeps for the slot, in bytes, and the
 // emails that wait or are dead, by status.
-func Backlog(ctx context.Context, conn *pgx.Conn) (retained int64, emails map[string]int64, err error) {
+func Backlog(ctx context.Context, conn *Session) (retained int64, emails map[string]int64, err error) {
 	slot, err := Replication(ctx, conn)
 	if err != nil {
 		return 0, nil, err
@@ -139,7 +139,7 @@ func Backlog(ctx context.Context, conn *pgx.Conn) (retained int64, emails map[st
 
 // GiveUpBeside ends the count of new loops whose slot, beside the stream's, keeps more WAL than a bound in bytes.
 // It begins again.
-func GiveUpBeside(ctx context.Context, conn *pgx.Conn, most int64) (ended bool, err error) {
+func GiveUpBeside(ctx context.Context, conn *Session, most int64) (ended bool, err error) {
 	err = conn.QueryRow(ctx, `SELECT count(pg_terminate_backend(active_pid)) > 0 FROM pg_replication_slots
 		WHERE temporary AND slot_name LIKE 'tiergate\_beside\_%' AND database = current_database() AND active_pid IS NOT NULL
 			AND pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) > $1`, most).Scan(&ended)
@@ -147,14 +147,14 @@ func GiveUpBeside(ctx context.Context, conn *pgx.Conn, most int64) (ended bool, 
 }
 
 // Explain returns the chain of facts behind one flag, as explain_access does.
-func Explain(ctx context.Context, conn *pgx.Conn, subject, feature string) (json.RawMessage, error) {
+func Explain(ctx context.Context, conn *Session, subject, feature string) (json.RawMessage, error) {
 	var facts json.RawMessage
-	err := conn.QueryRow(ctx, `SELECT tiergate.explain_access($1::text, $2)`, subject, feature).Scan(&facts)
+	err := conn.QueryRow(ctx, conn.query("explain"), subject, feature).Scan(&facts)
 	return facts, explain("explain "+subject+" "+feature, err)
 }
 
 // LockUnlessRunning fails where a sidecar holds the lease: what follows must not happen under it.
-func LockUnlessRunning(ctx context.Context, conn *pgx.Conn) error {
+func LockUnlessRunning(ctx context.Context, conn *Session) error {
 	held, err := try(ctx, conn)
 	if held || err != nil {
 		return err
@@ -163,8 +163,8 @@ func LockUnlessRunning(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // GiveUpSlot drops the slot together with whoever reads it; the sidecar begins anew and counts again.
-func GiveUpSlot(ctx context.Context, conn *pgx.Conn) error {
-	slot := SlotName(conn.Config().Database)
+func GiveUpSlot(ctx context.Context, conn *Session) error {
+	slot := SlotName(conn.Database)
 	_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(active_pid, 3000) FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL`, slot)
 	if err != nil {
 		return explain("give the replication slot up", err)
@@ -175,7 +175,7 @@ func GiveUpSlot(ctx context.Context, conn *pgx.Conn) error {
 
 // Uninstall removes everything: publications, functions, tables, and at last the slot. The caller holds
 // the lease. What belongs to another role stops it before anything is gone.
-func Uninstall(ctx context.Context, conn *pgx.Conn, schema string) error {
+func Uninstall(ctx context.Context, conn *Session, schema string) error {
 	access := ident(schema, "feature_access")
 	var drop bool
 	if err := conn.QueryRow(ctx, `SELECT t IS NOT NULL AND `+ours+` FROM (SELECT to_regclass($1) t) access`, access).Scan(&drop); err != nil {
@@ -205,7 +205,7 @@ func Uninstall(ctx context.Context, conn *pgx.Conn, schema string) error {
 	if err := tx.Commit(ctx); err != nil {
 		return explain("uninstall", err)
 	}
-	slot := SlotName(conn.Config().Database)
+	slot := SlotName(conn.Database)
 	_, err = conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, slot)
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "42501" {

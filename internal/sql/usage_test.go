@@ -69,7 +69,7 @@ func TestPatternsMatchAlike(t *testing.T) {
 		if err := d.Decide(st, loops.Batch{Changes: changes}); err != nil {
 			t.Fatal(err)
 		}
-		rows, err := a.conn.Query(a.t.Context(), `SELECT `+matches(&w, &l)+` FROM unnest($1::text[], $2::text[]) WITH ORDINALITY u (endpoint, method, n) ORDER BY n`, endpoints, methods)
+		rows, err := a.conn.Query(a.t.Context(), `SELECT `+source{Watch: &w, dialect: postgresDialect()}.matches(&l)+` FROM unnest($1::text[], $2::text[]) WITH ORDINALITY u (endpoint, method, n) ORDER BY n`, endpoints, methods)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -227,10 +227,7 @@ func TestWhatWasReadDoesNotDiffer(t *testing.T) {
 	store := a.store()
 	a.count(store)
 	for _, w := range a.watches[1:] {
-		query := usersSQL(&w)
-		if w.Role == loops.Subscriptions {
-			query = subscriptionsSQL(&w)
-		}
+		query, _ := store.source(&w).mirrorSQL()
 		if got := a.lines(`SELECT d::text FROM (` + query + `) d`); len(got) > 0 {
 			t.Errorf("%s differ after they were read: %q", w.Table, got)
 		}
