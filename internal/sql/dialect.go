@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"reflect"
 	"strings"
 	"time"
 
@@ -124,6 +125,26 @@ func each[R, V any](name, kind string, rows []R, value func(R) V) field {
 		out[i] = value(r)
 	}
 	return field{name: name, kind: kind, values: out}
+}
+
+// valuesOf returns rows of fields, row by row.
+func valuesOf(rows []field) [][]any {
+	n := 1
+	for _, f := range rows {
+		if f.values != nil {
+			n = reflect.ValueOf(f.values).Len()
+		}
+	}
+	out := make([][]any, n)
+	for i := range out {
+		out[i] = make([]any, len(rows))
+		for j, f := range rows {
+			if out[i][j] = f.all; f.values != nil {
+				out[i][j] = reflect.ValueOf(f.values).Index(i).Interface()
+			}
+		}
+	}
+	return out
 }
 
 // every is a field whose value is the same in all rows.

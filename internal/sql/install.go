@@ -241,7 +241,7 @@ func Intact(ctx context.Context, conn *Session, schema string) error {
 	access := ident(schema, "feature_access")
 	lost := lostRows(access)
 	var there bool
-	err := conn.QueryRow(ctx, `SELECT t IS NOT NULL AND `+ours+` FROM (SELECT to_regclass($1) t) access`, access).Scan(&there)
+	err := conn.QueryRow(ctx, conn.query("intact"), schema).Scan(&there)
 	if err != nil {
 		return explain(lost.Step, err)
 	}

@@ -55,7 +55,12 @@ func connect(ctx context.Context, url string, purpose Purpose, view func(name st
 }
 
 // dialectOf is the dialect of a connection string's database.
-func dialectOf(string) dialect { return postgresDialect() }
+func dialectOf(url string) dialect {
+	if isMySQL(url) {
+		return mysqlDialect()
+	}
+	return postgresDialect()
+}
 
 // explain turns a driver's error into a fault with a way out. Nothing of a password is in it.
 func explain(step string, err error) error {
@@ -71,6 +76,11 @@ func explain(step string, err error) error {
 		kind, hint := wayOut(pg.Code)
 		return &loops.Fault{Step: step, Err: fmt.Errorf("%s (SQLSTATE %s)", pg.Message, pg.Code), Hint: hint, Kind: kind}
 	}
+	var my *mysql.MySQLError
+	if errors.As(err, &my) {
+		kind, hint := mysqlWayOut(my.Number)
+		return &loops.Fault{Step: step, Err: fmt.Errorf("%s (error %d)", my.Message, my.Number), Hint: hint, Kind: kind}
+	}
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
 		hint := "is the server running, and does DATABASE_URL name the right host and port?"
@@ -80,7 +90,7 @@ func explain(step string, err error) error {
 		}
 		return &loops.Fault{Step: step, Err: connectCause(connect), Hint: hint, Kind: loops.Transient}
 	}
-	return &loops.Fault{Step: step, Err: err, Kind: loops.Transient}
+	return &loops.Fault{Step: step, Err: err, Hint: mysqlConnectHint(err), Kind: loops.Transient}
 }
 
 // refusedWords reports whether a function of the sidecar refused an argument, in its words.
