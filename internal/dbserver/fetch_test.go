@@ -129,6 +129,29 @@ func TestLockAdmitsOne(t *testing.T) {
 	}
 }
 
+func TestRootsCacheIsOpenToTheServersUser(t *testing.T) {
+	cache := t.TempDir()
+	if err := os.Chmod(cache, 0o700|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := lock(t.Context(), cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	info, err := os.Stat(cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := os.ModeDir | os.ModeSticky | 0o700
+	if os.Geteuid() == 0 {
+		want |= 0o055
+	}
+	if info.Mode() != want {
+		t.Errorf("mode = %v, want %v", info.Mode(), want)
+	}
+}
+
 func TestUnpackEmbedded(t *testing.T) {
 	links := `[{"source":"native/lib/libpq.so.5.17","target":"native/lib/libpq.so.5"}]`
 	for name, test := range map[string]struct {
