@@ -2,6 +2,7 @@ package cdc
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-mysql-org/go-mysql/mysql"
@@ -204,20 +205,18 @@ func (s *binlogStream) changes(t *binlogTable, event *replication.RowsEvent, kin
 	s.scratch = s.scratch[:0]
 	for i := 0; i+images <= len(event.Rows); i += images {
 		m := rowMessage{op: op, table: &t.table}
-		first, err := t.tuple(event, i, nil)
-		if err != nil {
-			return nil, err
-		}
-		switch op {
-		case loops.Delete:
-			m.old = first
-		case loops.Insert:
-			m.new = first
-		default:
-			m.old = first
-			if m.new, err = t.tuple(event, i+1, first); err != nil {
+		if op != loops.Insert {
+			if m.old, err = t.tuple(event, i); err != nil {
 				return nil, err
 			}
+		}
+		if op != loops.Delete {
+			if m.new, err = t.tuple(event, i+images-1); err != nil {
+				return nil, err
+			}
+		}
+		if err := t.complete(&m); err != nil {
+			return nil, err
 		}
 		if t.ends >= 0 && !m.versioned(t.ends) {
 			continue
@@ -243,12 +242,11 @@ func (m *rowMessage) versioned(ends int) bool {
 	return was || is
 }
 
-// tuple returns the columns of a row that somebody needs. What the image leaves out is as it was before; where
-// nothing was before, the row cannot be told.
-func (t *binlogTable) tuple(event *replication.RowsEvent, row int, was tuple) (tuple, error) {
+// tuple returns the columns of a row that somebody needs. What the image leaves out is Missing.
+func (t *binlogTable) tuple(event *replication.RowsEvent, row int) (tuple, error) {
 	out := make(tuple, t.width)
 	for i, c := range t.columns {
-		if c == nil {
+		if c == nil || slices.Contains(event.SkippedColumns[row], i) {
 			continue
 		}
 		var err error
@@ -257,18 +255,37 @@ func (t *binlogTable) tuple(event *replication.RowsEvent, row int, was tuple) (t
 				Hint: "SET GLOBAL binlog_row_value_options = '', and do not set it in sessions; usage is counted again"}
 		}
 	}
-	for _, i := range event.SkippedColumns[row] {
+	return out, nil
+}
+
+// complete fills in what an image in part leaves out: in an update, what did not change. A new row of which a
+// column is missing, or one that cannot be told from others, is a Gap.
+func (t *binlogTable) complete(m *rowMessage) error {
+	for i, c := range t.columns {
 		switch {
-		case t.columns[i] == nil:
-		case was == nil:
-			return nil, &loops.Fault{Step: "read the change stream", Kind: loops.Gap,
-				Err:  fmt.Errorf("a row of table %s came without column %s: a session writes with binlog_row_image = MINIMAL or NOBLOB", event.Table.Table, t.names[i]),
-				Hint: "SET GLOBAL binlog_row_image = 'FULL', and do not set it in sessions; usage is counted again"}
-		default:
-			out[i] = was[i]
+		case c == nil:
+		case m.op == loops.Update && m.new[i].Kind == loops.Missing:
+			if m.new[i] = m.old[i]; m.new[i].Kind == loops.Missing {
+				m.new[i].Kind = loops.Unchanged
+			}
+		case m.op == loops.Insert && m.new[i].Kind == loops.Missing:
+			return t.inPart(i)
 		}
 	}
-	return out, nil
+	for _, v := range t.views {
+		for _, i := range v.key {
+			if m.old != nil && m.old[i].Kind == loops.Missing {
+				return t.inPart(i)
+			}
+		}
+	}
+	return nil
+}
+
+func (t *binlogTable) inPart(column int) error {
+	return &loops.Fault{Step: "read the change stream", Kind: loops.Gap,
+		Err:  fmt.Errorf("a row of table %s came without column %s: a session writes with binlog_row_image = MINIMAL or NOBLOB", t.views[0].watch.Table, t.names[column]),
+		Hint: "SET GLOBAL binlog_row_image = 'FULL', and do not set it in sessions; usage is counted again"}
 }
 
 // commit ends the transaction: the position is after it.

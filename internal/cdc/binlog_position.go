@@ -25,7 +25,7 @@ type binlogPosition struct {
 	Server string `json:"server"` // server_uuid; of MariaDB, which has none, server_id
 
 	// Where the last whole transaction ends. Born is when the server began the file, in seconds after 1970: a
-	// file of the same name in a history that was reset or restored has another birthday. 0: not known.
+	// file of the same name in a history that was reset or restored has another birthday. 0: not read yet.
 	File   string `json:"file"`
 	Offset uint64 `json:"offset"`
 	Born   uint32 `json:"born,omitempty"`

@@ -41,7 +41,8 @@ type binlogStream struct {
 
 	// Only the goroutine's own.
 	from      binlogPosition // where reading began
-	resume    string         // the transaction in which it did, until it has come
+	files     map[string]uint64
+	resume    string // the transaction in which it did, until it has come
 	layout    *layout
 	sure      bool // the layout is of the place where the stream is
 	tables    map[string]*binlogTable
@@ -128,30 +129,63 @@ func (s *binlogStream) decodeRows(e *replication.RowsEvent, data []byte) error {
 	return e.DecodeData(at, data)
 }
 
-// begun waits for the description of the file that the server reads from: it comes before everything else,
-// and tells whether the file is the one of the position.
+// begun waits for the description of the file that the server reads from: it comes before everything else. A
+// position's file must be the one that it was.
 func (s *binlogStream) begun(ctx context.Context) error {
+	born, err := s.described(ctx)
+	switch {
+	case err != nil:
+		return err
+	case fileNumber(s.file) < fileNumber(s.from.File):
+		return gap("the binlog was reset, or the server restored: what comes next is in %s, and the position in %s", s.file, s.from.File)
+	case s.file != s.from.File: // nothing has come after the position in its file
+		if _, there := s.files[s.from.File]; !there { // and it is purged
+			return nil
+		}
+		if born, err = s.source.birthday(ctx, s.from.Flavor, s.from.File); err != nil {
+			return err
+		}
+	}
+	if born != s.from.Born {
+		return gap("the binlog was reset, or the server restored: %s is another file than before", s.from.File)
+	}
+	return nil
+}
+
+// described returns when the server began the file that it reads from.
+func (s *binlogStream) described(ctx context.Context) (born uint32, err error) {
 	ctx, cancel := context.WithTimeout(ctx, silence)
 	defer cancel()
 	for {
 		e, err := s.events.GetEvent(ctx)
+		if err == nil {
+			err = s.handle(e)
+		}
 		if err != nil {
-			return err
+			return 0, err
 		}
-		if err := s.handle(e); err != nil {
-			return err
+		if e.Header.EventType == replication.FORMAT_DESCRIPTION_EVENT {
+			return e.Header.Timestamp, nil
 		}
-		d, ok := e.Event.(*replication.FormatDescriptionEvent)
-		switch {
-		case !ok || d == nil:
-			continue
-		case fileNumber(s.file) < fileNumber(s.from.File):
-			return gap("the binlog was reset, or the server restored: what comes next is in %s, and the position in %s", s.file, s.from.File)
-		case s.file == s.from.File && s.from.Born != 0 && e.Header.Timestamp != s.from.Born:
-			return gap("the binlog was reset, or the server restored: %s is another file than before", s.file)
-		}
-		return nil
 	}
+}
+
+// birthday asks on a connection of its own when the server began a file.
+func (m *MySQL) birthday(ctx context.Context, flavor, file string) (born uint32, err error) {
+	from := binlogPosition{Flavor: flavor, File: file, Offset: 4}
+	s := newBinlogStream(m, from, "", from, &layout{})
+	defer s.cancel()
+	if s.syncer, err = s.connect(); err != nil {
+		return 0, err
+	}
+	defer s.syncer.Close()
+	if s.events, err = s.syncer.StartSync(mysql.Position{Name: file, Pos: 4}); err == nil {
+		born, err = s.described(ctx)
+	}
+	if err != nil {
+		return 0, explainBinlog("look at the binlog", err)
+	}
+	return born, nil
 }
 
 // Close ends the stream and waits for its goroutine.

@@ -22,6 +22,7 @@ type MySQLColumn struct {
 	Type                string // COLUMN_TYPE: "bigint unsigned", "enum('a','b')", "uuid"
 	Charset             string // empty where it holds no text
 	RowEnd              bool   // of a system-versioned table: when the row ended
+	Hidden              bool   // only the server knows it
 }
 
 // layout is what the server said of the watched tables' columns, and when.
@@ -106,21 +107,22 @@ func (s *binlogStream) readTableMap(m *replication.TableMapEvent, key string) (*
 		if tableKey(w.Schema, w.Table) != key {
 			continue
 		}
-		v, err := s.viewOf(w, t.names)
+		v, err := s.viewOf(w, t.names, known)
 		if err != nil {
 			return nil, err
 		}
 		t.views = append(t.views, v)
 	}
-	for i, c := range known {
-		if c.RowEnd && i < t.width && slices.Contains(t.names, c.Name) {
+	for _, c := range known {
+		if c.RowEnd {
 			t.ends = slices.Index(t.names, c.Name)
 		}
 	}
 	return t, s.describe(t, m, known)
 }
 
-// fits reports a Gap where a table map without names is not of the table that information_schema describes.
+// fits reports a Gap where a table map without names is not of the table that information_schema describes. MariaDB
+// has hashes of long unique keys behind the columns.
 func (s *binlogStream) fits(m *replication.TableMapEvent, known []MySQLColumn) error {
 	doubt := func(format string, args ...any) error {
 		return &loops.Fault{Step: "resume the change stream", Kind: loops.Gap,
@@ -130,7 +132,7 @@ func (s *binlogStream) fits(m *replication.TableMapEvent, known []MySQLColumn) e
 	switch {
 	case !s.sure:
 		return doubt("it was altered after this place")
-	case len(known) != int(m.ColumnCount):
+	case len(known) > int(m.ColumnCount), len(known) < int(m.ColumnCount) && s.from.Flavor != flavorMariaDB:
 		return doubt("its rows have %d columns and not %d", m.ColumnCount, len(known))
 	}
 	for i, c := range known {
@@ -154,7 +156,7 @@ func kindOf(m *replication.TableMapEvent, i int) byte {
 }
 
 // viewOf finds a watch's columns among a table's.
-func (s *binlogStream) viewOf(w *loops.Watch, names []string) (view, error) {
+func (s *binlogStream) viewOf(w *loops.Watch, names []string, known []MySQLColumn) (view, error) {
 	v := view{watch: w}
 	for f, column := range w.Columns {
 		c := slices.Index(names, column.Name)
@@ -170,14 +172,23 @@ func (s *binlogStream) viewOf(w *loops.Watch, names []string) (view, error) {
 		}
 		v.key = append(v.key, c)
 	}
-	if w.Shape != "" && w.Shape != shapeOf(names) && !s.earlier(&s.source.since) {
+	if w.Shape != "" && w.Shape != shapeOf(names, known) && !s.earlier(&s.source.since) {
 		return v, s.changed("", "table %s.%s has other columns than before", w.Schema, w.Table)
 	}
 	return v, nil
 }
 
 // shapeOf is a table's shape in a binlog's words: its columns' names in their order, each with a comma.
-func shapeOf(names []string) string { return strings.Join(names, ",") + "," }
+func shapeOf(names []string, known []MySQLColumn) string {
+	var shape strings.Builder
+	for _, name := range names {
+		hidden := slices.ContainsFunc(known, func(c MySQLColumn) bool { return c.Hidden && c.Name == name })
+		if !hidden && !strings.HasPrefix(name, "DB_ROW_HASH_") {
+			shape.WriteString(name + ",")
+		}
+	}
+	return shape.String()
+}
 
 func (s *binlogStream) lostColumn(w *loops.Watch, column, setting string) error {
 	return s.changed("; if it was renamed, set "+setting+" in sidecar.yaml", "table %s.%s no longer has column %q", w.Schema, w.Table, column)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"slices"
 	"strings"
 	"sync"
 
@@ -122,7 +121,7 @@ func (m *MySQL) resume(ctx context.Context, at loops.Position, until *binlogPosi
 		return nil, err
 	}
 	s := newBinlogStream(m, from, at, end, layout)
-	s.until = until
+	s.until, s.files = until, facts.Files
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
@@ -198,14 +197,18 @@ func (m *MySQL) Snapshot(ctx context.Context) (loops.Snapshot, error) {
 		}
 		at := after.mark
 		at.File, at.Offset, at.Names = view.File, view.Offset, after.names
-		if at.ByGTID {
-			if at.gtids, err = parseGTIDs(at.Flavor, view.GTIDs); err != nil {
-				view.Close()
-				return loops.Snapshot{}, err
-			}
-		}
 		if before.names != after.names {
 			at.Names = ""
+		}
+		if at.ByGTID {
+			at.gtids, err = parseGTIDs(at.Flavor, view.GTIDs)
+		}
+		if err == nil {
+			at.Born, err = m.birthday(ctx, at.Flavor, at.File)
+		}
+		if err != nil {
+			view.Close()
+			return loops.Snapshot{}, err
 		}
 		return loops.Snapshot{Name: view.Name, At: at.encode(), Release: view.Release, Close: view.Close}, nil
 	}
@@ -260,28 +263,10 @@ func (m *MySQL) wanted(told, at *binlogPosition) bool {
 // Probe opens a binlog connection and closes it again: a right may be missing, or a proxy stand in the way.
 func (m *MySQL) Probe(ctx context.Context) error {
 	facts, err := m.config.Facts(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = m.birthday(ctx, facts.Flavor, facts.File)
 	}
-	end, err := facts.end()
-	if err != nil {
-		return err
-	}
-	s := newBinlogStream(m, end, "", end, &layout{})
-	if err := s.open(ctx); err != nil {
-		return err
-	}
-	s.Close()
-	return nil
-}
-
-// lostPlace are words of error 1236 that mean: the binlog does not go on where we stopped. Behind that number
-// stands everything that ends a dump.
-func lostPlace(message string) bool {
-	return slices.ContainsFunc([]string{
-		"purged", "more GTIDs than", "Could not find", "could not find", "not in the master's binlog", "which is not in",
-		"bogus", "impossible position", "log event entry exceeded", "beyond", "event read from binlog did not pass", "missing",
-	}, func(part string) bool { return strings.Contains(message, part) })
+	return err
 }
 
 // explainBinlog turns an error of a binlog connection into a fault with a way out.
@@ -297,7 +282,7 @@ func explainBinlog(step string, err error) error {
 	f := &loops.Fault{Step: step, Err: fmt.Errorf("%s (error %d)", refused.Message, refused.Code), Kind: loops.Transient}
 	switch refused.Code {
 	case mysql.ER_MASTER_FATAL_ERROR_READING_BINLOG:
-		if lostPlace(refused.Message) {
+		if !strings.Contains(refused.Message, "same server_") { // another replica by our number; all else is about the place
 			f.Kind, f.Hint = loops.Gap, "usage is counted again; the flags stand until then"
 		}
 	case mysql.ER_SPECIFIC_ACCESS_DENIED_ERROR, mysql.ER_ACCESS_DENIED_ERROR, mysql.ER_DBACCESS_DENIED_ERROR:

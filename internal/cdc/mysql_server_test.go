@@ -141,6 +141,17 @@ func (a *bapp) insertMany(who string, n int) {
 	a.exec("INSERT INTO `usage` (user_id, endpoint) VALUES " + strings.Join(rows, ", "))
 }
 
+// numbers is a query of the numbers i from 0 up to n, in a way that both flavors understand.
+func numbers(n int) string {
+	const digits = "(SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)"
+	sum, from := "d0.d", digits+" d0"
+	for power, k := 10, 1; power < n; power, k = power*10, k+1 {
+		sum += fmt.Sprintf(" + %d * d%d.d", power, k)
+		from += fmt.Sprintf(" CROSS JOIN %s d%d", digits, k)
+	}
+	return fmt.Sprintf("SELECT %s i FROM %s WHERE %s < %d", sum, from, sum, n)
+}
+
 func (a *bapp) watches() []loops.Watch {
 	return []loops.Watch{
 		{Role: loops.Usage, Schema: a.name, Table: "usage", Zone: time.UTC, Columns: map[loops.Field]loops.Column{
@@ -212,7 +223,6 @@ func (a *bapp) reads(at loops.Position, n int) ([]string, loops.Position) {
 // cut ends the stream's connection on the server.
 func (a *bapp) cut() {
 	a.t.Helper()
-	a.t.Log("cutting")
 	for _, id := range a.column(`SELECT ID FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%'`) {
 		if _, err := a.conn.ExecContext(a.t.Context(), "KILL "+id); err != nil && !strings.Contains(err.Error(), "Unknown thread") {
 			a.t.Fatal(err)

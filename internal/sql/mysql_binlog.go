@@ -37,6 +37,7 @@ type MySQLColumn struct {
 	Type                string // COLUMN_TYPE: "bigint unsigned", "enum('a','b')", "uuid"
 	Charset             string // empty where it holds no text
 	RowEnd              bool   // of a system-versioned table: when the row ended
+	Hidden              bool   // only the server knows it
 }
 
 // ReadMySQLBinlog asks a server about its binlog. It needs REPLICATION CLIENT, which MariaDB calls BINLOG MONITOR.
@@ -149,22 +150,41 @@ func MySQLColumns(ctx context.Context, db mysqlReader, watches []loops.Watch) (a
 	if len(tables) == 0 {
 		return nil, nil
 	}
-	rows, err := db.QueryContext(ctx, `SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, COALESCE(CHARACTER_SET_NAME, ''),
-			COALESCE(GENERATION_EXPRESSION, '') = 'ROW END'
-		FROM information_schema.COLUMNS WHERE (TABLE_SCHEMA, TABLE_NAME) IN (`+strings.Join(tables, ", ")+`)
-		ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION`, args...)
+	rows, err := db.QueryContext(ctx, `SELECT c.TABLE_SCHEMA, c.TABLE_NAME, c.COLUMN_NAME, c.COLUMN_TYPE, COALESCE(c.CHARACTER_SET_NAME, ''),
+			COALESCE(c.GENERATION_EXPRESSION, '') = 'ROW END', t.TABLE_TYPE = 'SYSTEM VERSIONED'
+		FROM information_schema.COLUMNS c JOIN information_schema.TABLES t ON t.TABLE_SCHEMA = c.TABLE_SCHEMA AND t.TABLE_NAME = c.TABLE_NAME
+		WHERE (c.TABLE_SCHEMA, c.TABLE_NAME) IN (`+strings.Join(tables, ", ")+`)
+		ORDER BY c.TABLE_SCHEMA, c.TABLE_NAME, c.ORDINAL_POSITION`, args...)
 	if err != nil {
 		return nil, explainBinlog("read the tables' columns", err)
 	}
 	defer func() { err = explainBinlog("read the tables' columns", errors.Join(err, rows.Close())) }()
+	var implicit bool // MariaDB keeps the times of a row's versions behind columns that nobody declared
 	for rows.Next() {
 		var c MySQLColumn
-		if err := rows.Scan(&c.Schema, &c.Table, &c.Name, &c.Type, &c.Charset, &c.RowEnd); err != nil {
+		var versioned bool
+		if err := rows.Scan(&c.Schema, &c.Table, &c.Name, &c.Type, &c.Charset, &c.RowEnd, &versioned); err != nil {
 			return nil, err
 		}
+		if last := len(all) - 1; last < 0 || all[last].Schema != c.Schema || all[last].Table != c.Table {
+			all, implicit = withRowTimes(all, implicit), versioned
+		}
+		implicit = implicit && !c.RowEnd
 		all = append(all, c)
 	}
-	return all, rows.Err()
+	return withRowTimes(all, implicit), rows.Err()
+}
+
+// withRowTimes adds the hidden columns of the last table.
+func withRowTimes(all []MySQLColumn, implicit bool) []MySQLColumn {
+	if !implicit {
+		return all
+	}
+	start := all[len(all)-1]
+	start.Name, start.Type, start.Charset, start.Hidden = "row_start", "timestamp(6)", "", true
+	end := start
+	end.Name, end.RowEnd = "row_end", true
+	return append(all, start, end)
 }
 
 // MySQLCharsets tells which character set each collation is of, by the id that the binlog has of it.

@@ -185,7 +185,10 @@ func (v *MySQLViews) lockTables(ctx context.Context, conn *stdsql.Conn) error {
 		}
 	}
 	_, err := conn.ExecContext(ctx, `LOCK TABLES `+strings.Join(tables, ", "))
-	if code := mysqlCode(err); code == 1044 || code == 1142 {
+	switch mysqlCode(err) {
+	case 1146:
+		return &loops.Fault{Step: "open a view", Err: err, Kind: loops.Changed, Hint: "the tables are looked up again"}
+	case 1044, 1142:
 		return &loops.Fault{Step: "open a view", Err: err,
 			Hint: fmt.Sprintf("the sidecar's user needs: GRANT SELECT, LOCK TABLES ON %s.* TO the user", mysqlIdent(v.watches[0].Schema))}
 	}
