@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -197,10 +198,14 @@ func (s MySQLSettings) set(name, value string) string {
 	case "Cloud SQL":
 		return fmt.Sprintf("gcloud sql instances patch INSTANCE --database-flags=%s=%s", name, value)
 	}
-	if s.Flavor == "mariadb" {
-		return fmt.Sprintf("SET GLOBAL %s = '%s', and %s = %s under [mariadb] in my.cnf; sessions that are open keep the old one", name, value, name, value)
+	literal := "'" + value + "'"
+	if _, err := strconv.Atoi(value); err == nil {
+		literal = value
 	}
-	return fmt.Sprintf("SET PERSIST %s = '%s'; sessions that are open keep the old one", name, value)
+	if s.Flavor == "mariadb" {
+		return fmt.Sprintf("SET GLOBAL %s = %s, and %s = %s under [mariadb] in my.cnf; sessions that are open keep the old one", name, literal, name, value)
+	}
+	return fmt.Sprintf("SET PERSIST %s = %s; sessions that are open keep the old one", name, literal)
 }
 
 func (s MySQLSettings) keep() string {
