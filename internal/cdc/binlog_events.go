@@ -184,11 +184,11 @@ func (s *binlogStream) rows(event *replication.RowsEvent, e *replication.BinlogE
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t.prepares {
-		s.hold(t, changes, eventBytes(e))
+		s.hold(t, changes, len(e.RawData))
 		return nil
 	}
 	s.at.Tx, s.at.Rows = t.id, t.rows
-	s.add(changes, eventBytes(e), t.committed)
+	s.add(changes, len(e.RawData), t.committed)
 	return nil
 }
 

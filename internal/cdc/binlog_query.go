@@ -99,18 +99,6 @@ func (s statement) is(i int, these ...string) bool {
 	return true
 }
 
-// has reports whether one of these words stands anywhere.
-func (s statement) has(these ...string) bool {
-	for i := range s.words {
-		for _, word := range these {
-			if s.is(i, word) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // after returns the place after those of these words that stand from the i-th on, in any order.
 func (s statement) after(i int, these ...string) int {
 	for i < len(s.words) && s.oneOf(i, these) {

@@ -318,7 +318,4 @@ func (s *binlogStream) born(when uint32) {
 	}
 }
 
-// eventBytes is what a row event's changes are reckoned at.
-func eventBytes(e *replication.BinlogEvent) int { return len(e.RawData) }
-
 func (t *transaction) String() string { return fmt.Sprintf("transaction %s", t.id) }

@@ -9,6 +9,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/go-mysql-org/go-mysql/mysql"
 
@@ -56,7 +57,13 @@ type MySQLView struct {
 	Close   func() // ends the session
 }
 
-// MySQL opens streams of one server's binlog, as one of its replicas.
+// MySQL opens streams of one server's binlog, as one of its replicas. It works with the settings that servers are
+// shipped with, if rows are logged in full; GTIDs and column names make fewer recounts necessary.
+//
+// A large transaction is delivered in pieces, and never held, with two exceptions. One that MySQL has compressed as a
+// whole is unpacked as a whole, by go-mysql. And rows of a distributed transaction come when it is prepared, and
+// are held until it ends, up to a full buffer; beyond that, and when the stream is resumed meanwhile, its commit is
+// a Gap.
 type MySQL struct {
 	config  MySQLConfig
 	watched map[string]bool // by tableKey
@@ -105,11 +112,8 @@ func (m *MySQL) resume(ctx context.Context, at loops.Position, until *binlogPosi
 	if err != nil {
 		return nil, gap("%v", err)
 	}
-	facts, err := m.config.Facts(ctx)
+	facts, err := m.joined(ctx, &from)
 	if err != nil {
-		return nil, err
-	}
-	if err := from.joins(&facts); err != nil {
 		return nil, err
 	}
 	end, err := facts.end()
@@ -128,6 +132,25 @@ func (m *MySQL) resume(ctx context.Context, at loops.Position, until *binlogPosi
 	return s, nil
 }
 
+// joined makes sure that the server goes on at the position. What a replica has received, a server has executed a
+// moment later: before a Gap is believed, it is asked again.
+func (m *MySQL) joined(ctx context.Context, from *binlogPosition) (facts MySQLFacts, err error) {
+	for range 5 {
+		if facts, err = m.config.Facts(ctx); err != nil {
+			return facts, err
+		}
+		if err = from.joins(&facts); err == nil {
+			return facts, nil
+		}
+		select {
+		case <-ctx.Done():
+			return facts, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return facts, err
+}
+
 // joins reports a Gap where the server's binlog does not continue exactly at the position.
 func (p *binlogPosition) joins(f *MySQLFacts) error {
 	if p.Flavor != f.Flavor || p.Server != f.Server {
@@ -144,7 +167,7 @@ func (p *binlogPosition) joins(f *MySQLFacts) error {
 		return gap("the binlog was reset, or the server restored: %s does not exist yet", p.File)
 	case there && size < p.Offset:
 		return gap("the server was restored: %s ends before %d", p.File, p.Offset)
-	case p.ByGTID != f.ByGTID && p.ByGTID:
+	case p.ByGTID && !f.ByGTID:
 		return gap("the server gives transactions no GTIDs any more")
 	case p.ByGTID && p.gtids.IsEmpty() || !p.ByGTID:
 		if purged {

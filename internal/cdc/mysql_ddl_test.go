@@ -254,3 +254,52 @@ func TestBinlogTagged(t *testing.T) {
 	expect(t, got, "I eve 1", "I zoe 1")
 	a.execOn(other, `SET SESSION autocommit = 1`)
 }
+
+// TestBinlogPartialJSON updates JSON in a way that tells only what has changed of it.
+func TestBinlogPartialJSON(t *testing.T) {
+	a := newBinlogApp(t, sharedBinlogServer(t, fullBinlog))
+	if a.server.Flavor == dbserver.MariaDB {
+		return // has no such thing
+	}
+	a.exec(`CREATE TABLE j (id int PRIMARY KEY, doc json, name varchar(20))`)
+	a.exec(`INSERT INTO j VALUES (1, '{"a": "a long text that is worth leaving out", "b": 2}', 'x')`)
+	for column, want := range map[string]string{"doc": "binlog_row_value_options", "name": ""} {
+		source := NewMySQL(a.config([]loops.Watch{{Role: loops.Users, Schema: a.name, Table: "j", Key: []string{"id"},
+			Columns: map[loops.Field]loops.Column{loops.FieldName: {Name: column}}}}))
+		view, err := source.Snapshot(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		view.Close()
+		stream, err := source.Resume(t.Context(), view.At)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		a.exec(`SET SESSION binlog_row_value_options = PARTIAL_JSON; UPDATE j SET doc = JSON_SET(doc, '$.b', RAND()); SET SESSION binlog_row_value_options = ''`)
+		b, err := stream.Next(t.Context(), inAMinute())
+		switch {
+		case want == "" && (err != nil || len(b.Changes) != 1):
+			t.Errorf("%s: %d changes, %v", column, len(b.Changes), err)
+		case want != "" && (loops.KindOf(err) != loops.Gap || err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: kind %d: %v", column, loops.KindOf(err), err)
+		}
+	}
+}
+
+// TestBinlogRights streams as a user who may not.
+func TestBinlogRights(t *testing.T) {
+	a := newBinlogApp(t, sharedBinlogServer(t, fullBinlog))
+	a.exec(`CREATE USER IF NOT EXISTS poor@'%' IDENTIFIED BY 'secret'`)
+	for user, secret := range map[string]string{"poor": "secret", "nobody": "x"} {
+		config := a.config(a.watches())
+		config.User, config.Password = user, secret
+		err := NewMySQL(config).Probe(t.Context())
+		if err == nil || loops.KindOf(err) != loops.Permanent || !strings.Contains(err.Error(), "GRANT REPLICATION SLAVE") {
+			t.Errorf("%s: kind %d: %v", user, loops.KindOf(err), err)
+		}
+	}
+	if err := a.source().Probe(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -94,7 +94,7 @@ func (v *MySQLViews) Open(ctx context.Context) (view MySQLView, err error) {
 // dropSession ends a session: what was set in it must not come back from the pool.
 func dropSession(conn *stdsql.Conn) {
 	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
-	conn.Close()
+	_ = conn.Close()
 }
 
 // beginView makes what a session reads from now on the data of this moment.
