@@ -28,11 +28,12 @@ func (s *binlogStream) effect(q statement) (altered bool, err error) {
 	return altered, nil
 }
 
-// altered reads the columns of the watched tables again, where what was read is older. Where it is younger, it
-// is not known how the table was meanwhile: rows that name their columns can do without.
+// altered reads the columns of the watched tables again, where the change need not be in what was read. Where it is,
+// later ones may be as well: it is not known how the table was meanwhile, and rows that name their columns can do
+// without.
 func (s *binlogStream) altered() error {
 	clear(s.tables)
-	if s.earlier(&s.layout.mark) {
+	if s.earlier(&s.layout.asked) {
 		s.sure = false
 		s.rename("")
 		return nil

@@ -131,7 +131,7 @@ func (s *binlogStream) begin(t *transaction) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.whole = false
-	if !s.sure && !s.earlier(&s.layout.mark) {
+	if !s.sure && !s.earlier(&s.layout.answered) {
 		s.sure, s.at.Names = true, s.layout.names // no change of theirs lies between
 	}
 	return nil

@@ -25,19 +25,24 @@ type MySQLColumn struct {
 	Hidden              bool   // only the server knows it
 }
 
-// layout is what the server said of the watched tables' columns, and when.
+// layout is what the server said of the watched tables' columns, and when. A change that was logged before it was asked
+// is in it; one that was logged after it had answered is not.
 type layout struct {
 	columns  map[string][]MySQLColumn // by schema and table, in the table's order
 	charsets map[uint64]string        // by collation
 	names    string                   // identifies them
-	mark     binlogPosition           // they were so before this place, and after the last change before it
+	asked    binlogPosition
+	answered binlogPosition
 }
 
 func tableKey(schema, table string) string { return schema + "\x00" + table }
 
-// readLayout asks the server. What is read is older than the mark: a table that changes after it is read again.
-func (m *MySQL) readLayout(ctx context.Context) (*layout, error) {
-	l := &layout{columns: map[string][]MySQLColumn{}}
+// readLayout asks the server.
+func (m *MySQL) readLayout(ctx context.Context) (l *layout, err error) {
+	l = &layout{columns: map[string][]MySQLColumn{}}
+	if l.asked, err = m.now(ctx); err != nil {
+		return nil, err
+	}
 	columns, err := m.config.Columns(ctx)
 	if err != nil {
 		return nil, err
@@ -52,12 +57,17 @@ func (m *MySQL) readLayout(ctx context.Context) (*layout, error) {
 	if l.charsets, err = m.config.Charsets(ctx); err != nil {
 		return nil, err
 	}
+	l.answered, err = m.now(ctx)
+	return l, err
+}
+
+// now is the place where the server writes.
+func (m *MySQL) now(ctx context.Context) (binlogPosition, error) {
 	facts, err := m.config.Facts(ctx)
 	if err != nil {
-		return nil, err
+		return binlogPosition{}, err
 	}
-	l.mark, err = facts.end()
-	return l, err
+	return facts.end()
 }
 
 // binlogTable is a watched table as the binlog's last table map describes it.

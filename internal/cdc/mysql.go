@@ -218,7 +218,7 @@ func (m *MySQL) Snapshot(ctx context.Context) (loops.Snapshot, error) {
 			view.Close()
 			continue
 		}
-		at := after.mark
+		at := after.answered
 		at.File, at.Offset, at.Names = view.File, view.Offset, after.names
 		if before.names != after.names {
 			at.Names = ""

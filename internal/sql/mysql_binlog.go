@@ -140,11 +140,17 @@ func mysqlRows(ctx context.Context, db mysqlReader, query string) (all []map[str
 	return all, rows.Err()
 }
 
-// MySQLColumns describes the watched tables' columns, each table's in the order of its rows.
+// MySQLColumns describes the watched tables' columns, each table's in the order of its rows. A change of them that is in
+// the binlog already is in what it returns: MySQL logs it first, and lets nobody open the table until it is done.
 func MySQLColumns(ctx context.Context, db mysqlReader, watches []loops.Watch) (all []MySQLColumn, err error) {
 	var tables []string
 	var args []any
 	for _, w := range watches {
+		var one int
+		err := db.QueryRowContext(ctx, `SELECT 1 FROM `+mysqlIdent(w.Schema, w.Table)+` LIMIT 0`).Scan(&one)
+		if err != nil && !errors.Is(err, stdsql.ErrNoRows) && mysqlCode(err) != 1146 {
+			return nil, explainBinlog("open table "+w.Table, err)
+		}
 		tables, args = append(tables, "(?, ?)"), append(args, w.Schema, w.Table)
 	}
 	if len(tables) == 0 {
@@ -233,10 +239,13 @@ func explainBinlog(step string, err error) error {
 		return err
 	}
 	f := &loops.Fault{Step: step, Err: err, Kind: loops.Transient}
-	switch code := mysqlCode(err); code {
-	case 1227, 1142, 1044, 1045:
-		f.Kind = loops.Permanent
-		f.Hint = "the sidecar's user needs: " + mysqlGrants("")
+	switch mysqlCode(err) {
+	case 1227:
+		f.Kind, f.Hint = loops.Permanent, "the sidecar's user needs: "+mysqlGrants("")
+	case 1142, 1044:
+		f.Kind, f.Hint = loops.Permanent, "the sidecar's user needs: GRANT SELECT ON the application's database TO the user"
+	case 1045:
+		f.Kind, f.Hint = loops.Permanent, "check user and password in DATABASE_URL"
 	case 1381: // ER_NO_BINARY_LOGGING
 		f.Kind, f.Hint = loops.Permanent, mysqlTurnOn("")
 	}
