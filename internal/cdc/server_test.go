@@ -33,6 +33,7 @@ func TestMain(m *testing.M) {
 	if p, err := server(); err == nil {
 		p.Stop()
 	}
+	mysqlServers.stop()
 	os.Exit(code)
 }
 

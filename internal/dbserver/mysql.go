@@ -101,7 +101,9 @@ func (m *MySQL) createData(ctx context.Context, into string) error {
 		create = []string{"--auth-root-authentication-method=normal", "--skip-test-db"}
 	}
 	args := slices.Concat(m.places(), []string{"--datadir=" + data}, smallRedo(), create)
-	if err := m.run(into, m.command(ctx, m.creator, args...)); err != nil {
+	cmd := m.command(ctx, m.creator, args...)
+	cmd.Env = append(cmd.Env, "TMPDIR="+into) // see serve
+	if err := m.run(into, cmd); err != nil {
 		return err
 	}
 	os.Remove(filepath.Join(data, "auto.cnf")) // MySQL's: each server makes a UUID of its own
@@ -135,7 +137,8 @@ func (m *MySQL) places() []string {
 
 func (m *MySQL) serve(ctx context.Context, port int) *exec.Cmd {
 	args := slices.Concat(m.places(), smallRedo(), []string{"--datadir=" + m.data(), "--init-file=" + m.init(), "--bind-address=127.0.0.1", fmt.Sprintf("--port=%d", port),
-		"--socket=s", // in the data folder: a socket's path may be 107 bytes, too few for some temporary folders
+		"--tmpdir=" + m.dir, // a MariaDB that starts removes the temporary tables of all others in it, and those crash
+		"--socket=s",        // in the data folder: a socket's path may be 107 bytes, too few for some temporary folders
 		"--pid-file=server.pid", "--loose-mysqlx=OFF", "--secure-file-priv=",
 		"--innodb-buffer-pool-size=64M", "--performance-schema=OFF", "--innodb-use-native-aio=OFF",
 		"--character-set-server=utf8mb4", "--default-time-zone=+00:00", "--log-bin=binlog", "--binlog-format=ROW"})

@@ -49,18 +49,23 @@ func (p Span) months() int {
 	return 0
 }
 
-// open opens the window of a use at a time. floor is the earliest start of one that is not a billing period.
+// open opens the window of a use at a time.
 func (d *Decider) open(sub *Subject, i int, at, floor time.Time) {
+	a := sub.Access[i]
+	a.PeriodStart, a.ResetsAt = d.bounds(sub, i, at, floor)
+}
+
+// bounds returns the window of a use at a time. floor is the earliest start of one that is not a billing period.
+func (d *Decider) bounds(sub *Subject, i int, at, floor time.Time) (start, end time.Time) {
 	a, w := sub.Access[i], d.plan.Loops[i].Window
-	if w.Kind == Billing && sub.Billing.real() {
-		period := sub.Billing.Around(at)
-		if period.Start.Before(a.ClosedAt) {
-			period.Start = a.ClosedAt.UTC()
-		}
-		a.PeriodStart, a.ResetsAt = period.Start.UTC(), period.End.UTC()
-		return
+	if w.Kind != Billing || !sub.Billing.real() {
+		return w.Open(at, floor)
 	}
-	a.PeriodStart, a.ResetsAt = w.Open(at, floor)
+	period := sub.Billing.Around(at)
+	if period.Start.Before(a.ClosedAt) {
+		period.Start = a.ClosedAt
+	}
+	return period.Start.UTC(), period.End.UTC()
 }
 
 // follow lets an open window follow a billing period that moved. Where one began inside the window, what was

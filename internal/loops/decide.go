@@ -84,14 +84,17 @@ func (d *Decider) use(s *State, u *Use, committed time.Time) {
 	if sub.Deleted {
 		return
 	}
-	at := u.At
-	if now := committed.Add(s.Shift); at.After(now) || !d.watches[Usage].Has(FieldAt) {
+	at, now := u.At, committed.Add(s.Shift)
+	if at.After(now) || !d.watches[Usage].Has(FieldAt) {
 		at = now
 	}
-	d.elapse(s, sub, at)
+	if s.Shift != 0 {
+		now = at // what a test clock showed at the commit is not known: it may have been moved since
+	}
+	d.elapse(s, sub, now)
 	for _, i := range d.match(u) {
 		if !s.elsewhere(i) {
-			d.count(s, sub, i, u.Quantity, at, committed.Add(s.Shift))
+			d.count(s, sub, i, u.Quantity, at, now)
 		}
 	}
 }
@@ -135,7 +138,7 @@ func (d *Decider) match(u *Use) []int {
 }
 
 // count adds a use to its window, opening one where none is. A use older than the window, or than the
-// end of the last one, no longer counts.
+// end of the last one, no longer counts; nor does one whose window would be over by now, when it was committed.
 func (d *Decider) count(s *State, sub *Subject, i int, quantity int64, at, now time.Time) {
 	a := d.access(s, sub, i)
 	if a.Limit != d.limitOf(sub, i) {
@@ -150,7 +153,12 @@ func (d *Decider) count(s *State, sub *Subject, i int, quantity int64, at, now t
 		return
 	}
 	if a.ResetsAt.IsZero() {
-		d.open(sub, i, at, a.ClosedAt)
+		start, end := d.bounds(sub, i, at, a.ClosedAt)
+		if !end.IsZero() && !end.After(now) {
+			s.Late++
+			return
+		}
+		a.PeriodStart, a.ResetsAt = start, end
 	}
 	d.move(s, sub, i, plus(a.Used, quantity), at)
 }
@@ -381,12 +389,15 @@ func (d *Decider) event(s *State, id int64) {
 	s.Emails = append(s.Emails, mail)
 }
 
-// emit records an event of a row. What happens to people nobody knew before, in a window that is
-// already over, or in shadow mode, is recorded silently.
+// emit records an event of a row. What happens to people nobody knew before, in a window that is already over (of a
+// rolling one: what has rolled off since), or in shadow mode, is recorded silently.
 func (d *Decider) emit(s *State, sub *Subject, i int, ev Event) *Event {
 	a, l := sub.Access[i], &d.plan.Loops[i]
-	ev.Silent = ev.Silent || s.elsewhere(i) || l.Enforcement == Shadow || (s.Counting && !a.stored) ||
-		(!a.ResetsAt.IsZero() && !a.ResetsAt.After(s.Now))
+	ends := a.ResetsAt
+	if l.Window.Kind == Rolling && ev.Kind == Warned {
+		ends = a.rolledBelow(func(left int64) bool { return left < warnLine(ev.Threshold, a.Limit) })
+	}
+	ev.Silent = ev.Silent || s.elsewhere(i) || l.Enforcement == Shadow || (s.Counting && !a.stored) || (!ends.IsZero() && !ends.After(s.Now))
 	ev.Subject, ev.Feature, ev.Loop = sub.ID, l.Feature, l.Name
 	ev.Tier, ev.Used, ev.Limit, ev.Episode = a.Tier, a.Used, a.Limit, a.Episode
 	s.Events = append(s.Events, ev)

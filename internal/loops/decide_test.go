@@ -185,6 +185,65 @@ func TestWindowsCloseAndOpenAgain(t *testing.T) {
 	w.expect()
 }
 
+// TestTimePassesBeforeARowCounts holds that what was due by a row's commit has happened when the row counts,
+// wherever the batches are cut: the row's own time may be earlier.
+func TestTimePassesBeforeARowCounts(t *testing.T) {
+	const day = 24 * time.Hour
+	late := func(at, committed string) Change {
+		c := use("ann", utc(committed))
+		c.Use.At = utc(at)
+		return c
+	}
+	daily := func(l *Loop) { l.Window = Window{Kind: Calendar, Period: Period{Unit: UnitDay}, Zone: time.UTC} }
+	for name, c := range map[string]struct {
+		loop    Loop
+		grant   Grant
+		changes []Change
+		events  []string
+		used    int64
+		late    int
+	}{
+		"a window's end": {loop: features(freeOnly(2), daily), used: 1, late: 1, changes: []Change{
+			use("ann", utc("2026-03-01 10:00:00")), late("2026-03-01 23:59:59", "2026-03-02 00:00:00"), use("ann", utc("2026-03-02 00:00:01"))}},
+		"a window that never was": {loop: features(freeOnly(2), daily), used: 1, late: 2, changes: []Change{
+			late("2026-03-01 10:00:00", "2026-03-02 00:30:00"), late("2026-03-01 11:00:00", "2026-03-02 00:30:00"), use("ann", utc("2026-03-02 00:30:00"))}},
+		"an anchored one": {loop: features(freeOnly(2)), used: 1, late: 1, changes: []Change{
+			late("2026-01-01 10:00:30", "2026-01-31 09:59:00"), late("2026-01-01 10:01:00", "2026-01-31 09:59:00")}},
+		"a grant's end": {loop: features(freeOnly(1)), grant: Grant{ID: 1, Quantity: 5, ExpiresAt: utc("2026-03-02 00:00:00")}, used: 2,
+			changes: []Change{use("ann", utc("2026-03-01 10:00:00")), late("2026-03-01 23:59:59", "2026-03-02 00:00:00")},
+			events:  []string{"ann expired features 1/1 silent", "ann blocked features 1/1"}},
+		"the end of grace": {loop: features(map[string]Limit{DefaultTier: 1, PayingTier: 9}), used: 2,
+			changes: []Change{subscribe(Insert, "s", "ann", StatusPastDue, utc("2026-03-01 10:00:00")), use("ann", utc("2026-03-01 10:00:00")),
+				late("2026-03-08 09:59:59", "2026-03-08 10:00:00")},
+			events: []string{"ann tier_changed paid", "ann converted paid", "ann tier_changed free", "ann churned free", "ann blocked features 1/1"}},
+	} {
+		for pieces := range 2 {
+			w := newWorld(t, planOf(c.loop), c.changes[len(c.changes)-1].Committed)
+			if c.grant.ID > 0 {
+				w.grants["ann"] = []Grant{c.grant}
+			}
+			if pieces == 0 {
+				w.apply(c.changes...)
+			} else {
+				for _, change := range c.changes {
+					w.apply(change)
+				}
+			}
+			if a := w.row("ann"); a.Used != c.used || w.late != c.late {
+				t.Errorf("%s: used %d, late %d, want %d, %d", name, a.Used, w.late, c.used, c.late)
+			}
+			w.expect(c.events...)
+		}
+	}
+	w := newWorld(t, planOf(features(freeOnly(2), daily)), utc("2026-03-01 10:00:00"))
+	w.shift = day
+	w.now = w.now.Add(day)
+	w.apply(late("2026-03-01 10:00:00", "2026-03-01 10:00:00"))
+	if w.late != 0 {
+		t.Error("a row from before the test clock was moved is late")
+	}
+}
+
 func TestCrossingInAClosedWindowIsSilent(t *testing.T) {
 	w := newWorld(t, planOf(features(freeOnly(1))), march.Add(31*24*time.Hour))
 	w.apply(use("ann", march)) // the sidecar was down for a month

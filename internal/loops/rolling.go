@@ -114,17 +114,21 @@ func (a *Access) frame() {
 		return
 	}
 	a.PeriodStart, a.ResetsAt = a.Buckets[0].Start, a.rollsOff()
-	if !atWall(a.Used, a.Limit) {
-		return
+	if atWall(a.Used, a.Limit) {
+		a.ResetsAt = a.rolledBelow(func(left int64) bool { return !atWall(left, a.Limit) })
 	}
+}
+
+// rolledBelow returns when so much has rolled off that what is left is enough for below, at the latest when all has.
+func (a *Access) rolledBelow(below func(left int64) bool) (at time.Time) {
 	left := a.Used
 	for _, b := range slices.SortedStableFunc(slices.Values(a.Buckets), func(x, y Bucket) int { return x.RollsOff.Compare(y.RollsOff) }) {
 		left -= b.Used
-		a.ResetsAt = b.RollsOff
-		if !atWall(left, a.Limit) {
-			return
+		if at = b.RollsOff; below(left) {
+			break
 		}
 	}
+	return at
 }
 
 // recount sets a bucket to what a count found in it: the greater of stored and counted, unless it is counted

@@ -20,6 +20,7 @@ type world struct {
 	access  map[string]map[int]Access
 	subs    map[string]Subscription
 	gauges  map[string]Gauge
+	grants  map[string][]Grant // the open ones
 	events  []Event
 	emails  []Email
 	late    int
@@ -29,7 +30,7 @@ type world struct {
 func newWorld(t tester, plan *Plan, now time.Time) *world {
 	return &world{
 		t: t, d: NewDecider(plan, watches()), now: now, loops: len(plan.Loops),
-		subject: map[string]Subject{}, access: map[string]map[int]Access{}, subs: map[string]Subscription{}, gauges: map[string]Gauge{},
+		subject: map[string]Subject{}, access: map[string]map[int]Access{}, subs: map[string]Subscription{}, gauges: map[string]Gauge{}, grants: map[string][]Grant{},
 	}
 }
 
@@ -69,8 +70,14 @@ func (w *world) load() *State {
 	for _, g := range w.gauges {
 		s.LoadGauge(g)
 	}
+	for id, grants := range w.grants {
+		for _, g := range grants {
+			s.LoadGrant(id, g)
+		}
+	}
 	for id, rows := range w.access {
 		for i, a := range rows {
+			a.Buckets = slices.Clone(a.Buckets)
 			s.LoadAccess(id, i, a)
 		}
 	}
@@ -98,7 +105,7 @@ func (w *world) save(s *State) {
 	}
 	for _, sub := range written.Subjects {
 		kept := *sub
-		kept.Access, kept.Subs, kept.Gauges, kept.totals, kept.stored, kept.dirty, kept.removed = nil, nil, nil, nil, false, false, false
+		kept.Access, kept.Subs, kept.Gauges, kept.Grants, kept.totals, kept.stored, kept.dirty, kept.removed = nil, nil, nil, nil, nil, false, false, false
 		w.subject[sub.ID] = kept
 	}
 	for _, m := range written.Subscriptions {
@@ -106,12 +113,17 @@ func (w *world) save(s *State) {
 		kept.dirty = false
 		w.subs[m.Key] = kept
 	}
+	for _, ended := range written.Ended {
+		for id, grants := range w.grants {
+			w.grants[id] = slices.DeleteFunc(grants, func(g Grant) bool { return g.ID == ended.ID })
+		}
+	}
 	for _, row := range written.Access {
 		if w.access[row.Subject] == nil {
 			w.access[row.Subject] = map[int]Access{}
 		}
 		kept := *row.Access
-		kept.stored, kept.dirty = false, false
+		kept.gone, kept.stored, kept.dirty = nil, false, false
 		w.access[row.Subject][row.Loop] = kept
 	}
 	for _, ev := range s.Events {
@@ -242,6 +254,11 @@ func subscribe(op Op, key, subject, status string, at time.Time, more ...map[Fie
 		c.Row = nil
 	}
 	return c
+}
+
+// granting says that somebody's grants are others: they are loaded as they are.
+func granting(subject string, at time.Time) Change {
+	return Change{Role: Grants, Op: Insert, Committed: at, Row: row(map[Field]string{FieldSubject: subject})}
 }
 
 func user(op Op, key, subject, email string, at time.Time) Change {
