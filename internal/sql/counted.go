@@ -50,6 +50,10 @@ func (c counted) has(l *loops.Loop) bool { return c.Loops[l.Feature] == countedA
 func (c counted) afresh(l *loops.Loop) bool { return c.Down || (c.Tables != "" && !c.has(l)) }
 
 func (s *Store) counted(ctx context.Context, conn querier) (c counted, err error) {
+	return readCounted(ctx, conn)
+}
+
+func readCounted(ctx context.Context, conn querier) (c counted, err error) {
 	var text string
 	if err := conn.QueryRow(ctx, `SELECT coalesce((SELECT value FROM tiergate.meta WHERE "key" = 'counted'), '{}')`).Scan(&text); err != nil {
 		return c, explain("read what was counted", err)

@@ -24,6 +24,8 @@ type dialect struct {
 	columnReader
 	catalog
 	neighbours
+	planner
+	streamer
 	values
 }
 
@@ -65,23 +67,50 @@ type neighbours interface {
 	claim(ctx context.Context, tx pgx.Tx, access string, missing []rowKey) (free []rowKey, err error)
 	// seen reports whether the session sees what a batch names, and whether there is no hope that it will.
 	seen(ctx context.Context, tx pgx.Tx, n needs, waited time.Duration) (all, over bool, err error)
-	outlaster
-	others
+	open
+	// drop queues that the rows of subjects go with their buckets, but for those of features that are kept. Whose rows
+	// somebody holds is due at a time.
+	drop(b *pgx.Batch, access string, ids, kept []string, at time.Time)
 }
 
 // catalog is what the server knows of the application's tables.
 type catalog interface {
 	// literal quotes a text constant.
 	literal(text string) string
-	// kindsOf returns the types of the columns of watched tables by nameOf, where the watches do not say all that is needed.
-	kindsOf(ctx context.Context, q querier, watches []loops.Watch) (map[string]string, error)
+	tabler
 	// keep keeps the answer to a query beyond the view it is asked in.
 	keep(ctx context.Context, view pgx.Tx, conn *Session, name, query string, args ...any) (answer, error)
+}
+
+// tabler describes tables.
+type tabler interface {
+	// kindsOf returns the types of the columns of watched tables by nameOf, where the watches do not say all that is needed.
+	kindsOf(ctx context.Context, q querier, watches []loops.Watch) (map[string]string, error)
+	// tables lists those of the application.
+	tables(ctx context.Context, q querier) ([]Table, error)
+	// schema is where the connection's user would find an unqualified table.
+	schema(ctx context.Context, q querier) (string, error)
+}
+
+// streamer is what the server says of the change stream.
+type streamer interface {
+	// progress tells how far the flags are behind.
+	progress(ctx context.Context, s *Session, position string, st *Status) error
+	// retained is how much the server keeps for the stream, in bytes.
+	retained(ctx context.Context, s *Session) (int64, error)
+	// ownWatches are the sidecar's own tables that the stream carries.
+	ownWatches(database string) []loops.Watch
 }
 
 // answer hands the rows of a query out piece by piece, when the view it was asked in may be gone.
 type answer interface {
 	fetch(ctx context.Context, n int) (pgx.Rows, error)
+}
+
+// open is about sessions and transactions that are open.
+type open interface {
+	outlaster
+	others
 }
 
 // others are the sessions of other sidecars.
@@ -98,6 +127,11 @@ type outlaster interface {
 	mark(ctx context.Context, q querier) (mark string, err error)
 	// outlasted reports whether all those are over.
 	outlasted(ctx context.Context, q querier, mark string) (over bool, err error)
+}
+
+// planner prepares what functions need of a plan beyond the table of it.
+type planner interface {
+	planned(ctx context.Context, s *Session, plan *loops.Plan) error
 }
 
 // values turns values of Go into what tables of the sidecar hold.

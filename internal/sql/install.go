@@ -114,6 +114,9 @@ func setMetaSQL(key, value string) string {
 // Install runs the script, whole or not at all. It reports whether anything had to be done. A sidecar
 // that is installed already needs no ownership for it.
 func Install(ctx context.Context, conn *Session, o InstallOptions) (changed bool, err error) {
+	if l, ok := conn.life.(*mysqlLink); ok {
+		return installMySQL(ctx, conn, l, o)
+	}
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return false, explain("install", err)

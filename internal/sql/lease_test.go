@@ -79,7 +79,9 @@ func TestInstallRepeats(t *testing.T) {
 	}
 }
 
-func TestLeaseIsHandedOver(t *testing.T) {
+func TestLeaseIsHandedOver(t *testing.T) { onBoth(t, testLeaseIsHandedOver) }
+
+func testLeaseIsHandedOver(t *testing.T) {
 	a := newConventional(t)
 	first, err := Acquire(t.Context(), a.url, "first", true, quiet)
 	if err != nil {
@@ -114,7 +116,7 @@ func TestLeaseIsHandedOver(t *testing.T) {
 		t.Fatal("two hold the lease")
 	case <-time.After(1500 * time.Millisecond): // longer than it looks again
 	}
-	a.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND pid = $2`, string(ForLease), first.conn.life.(postgresLink).PgConn().PID())
+	a.kill(first.conn)
 	second := <-next
 	defer second.Release()
 	if second.Term != first.Term+1 {
@@ -130,13 +132,15 @@ func TestLeaseIsHandedOver(t *testing.T) {
 	a.expect(`SELECT position FROM tiergate.checkpoint`, "")
 }
 
-func TestDeposedStoreWritesNothing(t *testing.T) {
+func TestDeposedStoreWritesNothing(t *testing.T) { onBoth(t, testDeposedStoreWritesNothing) }
+
+func testDeposedStoreWritesNothing(t *testing.T) {
 	a := newConventional(t)
 	a.exec(`INSERT INTO users VALUES ('ann', 'ann@example.com', 'Ann')`)
 	a.count(a.store())
 	use := loops.Batch{Position: "p2", Changes: []loops.Change{{Role: loops.Usage, Op: loops.Insert, Committed: time.Now(),
 		Use: loops.Use{Subject: "ann", Endpoint: "/api/features/1", Method: "POST", Quantity: 5, At: time.Now()}}}}
-	const state = `SELECT format('%s %s', position, seq) FROM tiergate.checkpoint UNION ALL SELECT format('%s %s', subject_id, used) FROM feature_access
+	const state = `SELECT concat_ws(' ', position, seq) FROM tiergate.checkpoint UNION ALL SELECT concat_ws(' ', subject_id, used) FROM feature_access
 		UNION ALL SELECT kind FROM tiergate.access_event ORDER BY 1`
 
 	old := a.storeAt(a.term())

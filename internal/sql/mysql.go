@@ -20,7 +20,7 @@ type mysqlWords struct{}
 
 func mysqlDialect() dialect {
 	m := mysqlWords{}
-	return dialect{queries: queriesOf("mysql"), expressions: m, rowWriter: m, columnReader: m, catalog: m, neighbours: m, values: m}
+	return dialect{queries: queriesOf("mysql"), expressions: m, rowWriter: m, columnReader: m, catalog: m, neighbours: m, planner: m, streamer: m, values: m}
 }
 
 func (mysqlWords) differs(a, b string) string { return "NOT (" + a + " <=> " + b + ")" }
@@ -154,25 +154,6 @@ func (mysqlWords) since(column, kind string, zone *time.Location, at string) str
 	return column + " >= " + at + " - INTERVAL 1 DAY" // no zone is further behind
 }
 
-func (mysqlWords) kindsOf(ctx context.Context, q querier, watches []loops.Watch) (map[string]string, error) {
-	kinds := map[string]string{}
-	for _, w := range watches {
-		rows, err := q.Query(ctx, `SELECT c.column_name, c.column_type FROM information_schema.columns c WHERE c.table_schema = $1 AND c.table_name = $2`, w.Schema, w.Table)
-		if err != nil {
-			return nil, err
-		}
-		var name, kind string
-		_, err = pgx.ForEachRow(rows, []any{&name, &kind}, func() error {
-			kinds[nameOf(w.Schema, w.Table, name)] = kind
-			return nil
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return kinds, nil
-}
-
 func (mysqlWords) keep(ctx context.Context, view pgx.Tx, _ *Session, _, query string, args ...any) (answer, error) {
 	rows, err := view.Query(ctx, query, args...)
 	if err != nil {
@@ -239,6 +220,53 @@ func isHeld(err error) bool {
 
 func keysOf(rows []rowKey) []field {
 	return []field{each("subject_id", "text", rows, func(r rowKey) string { return r.subject }), each("feature", "text", rows, func(r rowKey) string { return r.feature })}
+}
+
+// drop reads before it deletes: a DELETE locks what its subqueries read, and waits for it.
+func (m mysqlWords) drop(b *pgx.Batch, access string, ids, kept []string, at time.Time) {
+	b.Queue("").Fn = func(r pgx.BatchResults) error {
+		results := r.(mysqlResults)
+		ctx, tx := results.ctx, &mysqlTx{link: results.link}
+		type key struct {
+			Subject, Feature string
+			Start            time.Time
+		}
+		read := func(query string) (keys []key, err error) {
+			rows, err := tx.Query(ctx, query, ids, kept)
+			if err != nil {
+				return nil, err
+			}
+			return pgx.CollectRows(rows, pgx.RowToStructByPos[key])
+		}
+		write := &pgx.Batch{}
+		remove := func(table string, keys []key, columns int) {
+			if len(keys) > 0 {
+				m.remove(write, table, []field{
+					each("subject_id", "text", keys, func(k key) string { return k.Subject }),
+					each("feature", "text", keys, func(k key) string { return k.Feature }),
+					each("start", "timestamptz", keys, func(k key) time.Time { return k.Start }),
+				}[:columns]...)
+			}
+		}
+		free, err := read(`SELECT subject_id, feature, updated_at FROM ` + access + ` WHERE subject_id = ANY($1) AND feature <> ALL($2) FOR UPDATE SKIP LOCKED`)
+		if err != nil {
+			return err
+		}
+		remove(access, free, 2)
+		if err := tx.SendBatch(ctx, write).Close(); err != nil {
+			return err
+		}
+		write = &pgx.Batch{}
+		write.Queue(`INSERT INTO tiergate.due (subject_id, at) SELECT DISTINCT subject_id, $3::timestamptz FROM `+access+`
+			WHERE subject_id = ANY($1) AND feature <> ALL($2) ON CONFLICT (subject_id) DO UPDATE SET at = EXCLUDED.at`, ids, kept, at)
+		buckets, err := read(`SELECT subject_id, feature, start FROM tiergate.bucket x WHERE subject_id = ANY($1) AND feature <> ALL($2)
+			AND NOT EXISTS (SELECT 1 FROM ` + access + ` fa WHERE fa.subject_id = x.subject_id AND fa.feature = x.feature)`)
+		if err != nil {
+			return err
+		}
+		remove("tiergate.bucket", buckets, 3)
+		return tx.SendBatch(ctx, write).Close()
+	}
 }
 
 // How long what the binlog shows may be invisible where the server does not tell which transactions are open; and how old its answer
@@ -359,6 +387,15 @@ func binlogEnd(ctx context.Context, s *Session) (file string, offset uint64, err
 		return "", 0, err
 	}
 	return file, offset, errors.Join(assign(&file, row[0]), assign(&offset, row[1]))
+}
+
+// planned stores calendar windows ahead of time.
+func (mysqlWords) planned(ctx context.Context, s *Session, plan *loops.Plan) error {
+	now, err := clock(ctx, s)
+	if err != nil {
+		return err
+	}
+	return FillMySQLCalendar(ctx, s.life.(*mysqlLink).conn, plan, now)
 }
 
 func (mysqlWords) duration(d *time.Duration) any {

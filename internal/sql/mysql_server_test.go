@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,9 +21,12 @@ import (
 
 // mysqlServer is shared by all tests of the package; each has a database of its own.
 var mysqlServer = sync.OnceValues(func() (*dbserver.MySQL, error) {
+	mysqlStarted.Store(true)
 	return dbserver.StartMySQL(context.Background(), dbserver.MySQLOptions{Fast: true,
 		Settings: map[string]string{"max_connections": "300", "default_time_zone": "+05:30", "innodb_lock_wait_timeout": "120"}})
 })
+
+var mysqlStarted atomic.Bool
 
 // myApp is an application's database on a MySQL or MariaDB, with one session.
 type myApp struct {

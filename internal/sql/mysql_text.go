@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // mysqlText turns statements into MySQL's. They are written for PostgreSQL, in what both understand, given a session with ANSI quotes,
@@ -60,13 +61,13 @@ func (t *mysqlText) of(query string, args []any) (string, []any) {
 				b.WriteString("SELECT 1 FROM DUAL WHERE FALSE")
 			}
 			for i := range values.Len() {
-				given = append(given, values.Index(i).Interface())
+				given = append(given, fitting(values.Index(i).Interface()))
 				b.WriteString([]string{"?", ",?"}[min(i, 1)])
 			}
 			b.WriteString(")")
 		case group(3) != "":
 			numbered = true
-			given = append(given, args[place(group(3))])
+			given = append(given, fitting(args[place(group(3))]))
 			b.WriteString(map[bool]string{true: "CAST(? AS DATETIME(6))", false: "?"}[group(4) == "::timestamptz"])
 		case strings.HasSuffix(word, "now()"):
 			b.WriteString(t.clock)
@@ -85,6 +86,15 @@ func (t *mysqlText) of(query string, args []any) (string, []any) {
 		given = args
 	}
 	return b.String(), given
+}
+
+// fitting is an argument as MySQL holds it: its times begin with the year 1000, whose first moment is none to us (see latest).
+func fitting(arg any) any {
+	first := time.Date(1000, 1, 2, 0, 0, 0, 0, time.UTC)
+	if at, ok := arg.(time.Time); ok && at.Before(first) {
+		return first
+	}
+	return arg
 }
 
 // place is an argument's, from its number.

@@ -16,7 +16,7 @@ type postgres struct{}
 
 func postgresDialect() dialect {
 	p := postgres{}
-	return dialect{queries: queriesOf("postgres"), expressions: p, rowWriter: p, columnReader: p, catalog: p, neighbours: p, values: p}
+	return dialect{queries: queriesOf("postgres"), expressions: p, rowWriter: p, columnReader: p, catalog: p, neighbours: p, planner: p, streamer: p, values: p}
 }
 
 func (postgres) differs(a, b string) string { return a + " IS DISTINCT FROM " + b }
@@ -107,10 +107,6 @@ func zoned(kind string) bool {
 	return strings.Contains(kind, "with time zone") || strings.HasPrefix(kind, "timestamptz")
 }
 
-func (postgres) kindsOf(context.Context, querier, []loops.Watch) (map[string]string, error) {
-	return nil, nil
-}
-
 // cursor is an answer that the server keeps.
 type cursor struct {
 	conn *Session
@@ -151,6 +147,15 @@ func (postgres) claim(ctx context.Context, tx pgx.Tx, _ string, missing []rowKey
 	return free, err
 }
 
+func (postgres) drop(b *pgx.Batch, access string, ids, kept []string, at time.Time) {
+	b.Queue(`DELETE FROM `+access+` fa USING (SELECT subject_id, feature FROM `+access+` WHERE subject_id = ANY($1) AND feature <> ALL($2)
+		FOR UPDATE SKIP LOCKED) free WHERE fa.subject_id = free.subject_id AND fa.feature = free.feature`, ids, kept)
+	b.Queue(`INSERT INTO tiergate.due (subject_id, at) SELECT DISTINCT subject_id, $3::timestamptz FROM `+access+`
+		WHERE subject_id = ANY($1) AND feature <> ALL($2) ON CONFLICT (subject_id) DO UPDATE SET at = EXCLUDED.at`, ids, kept, at)
+	b.Queue(`DELETE FROM tiergate.bucket x WHERE subject_id = ANY($1) AND feature <> ALL($2)
+		AND NOT EXISTS (SELECT FROM `+access+` fa WHERE fa.subject_id = x.subject_id AND fa.feature = x.feature)`, ids, kept)
+}
+
 // seen asks all at once: what the snapshot shows, and whether any later one may show more.
 func (postgres) seen(ctx context.Context, tx pgx.Tx, n needs, _ time.Duration) (all, over bool, err error) {
 	err = tx.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM unnest($1::bigint[]) i WHERE NOT EXISTS (SELECT FROM tiergate.access_event WHERE id = i))
@@ -188,6 +193,8 @@ func (postgres) point(ctx context.Context, s *Session) (passed func(context.Cont
 		return past, err
 	}, err
 }
+
+func (postgres) planned(context.Context, *Session, *loops.Plan) error { return nil }
 
 func (postgres) duration(d *time.Duration) any { return d }
 

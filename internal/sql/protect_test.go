@@ -58,6 +58,7 @@ func (a *app) session(url, role string) *session {
 	if of.conn, err = pgx.ConnectConfig(a.t.Context(), config); err != nil {
 		a.t.Fatal(err)
 	}
+	of.own = Postgres(of.conn)
 	a.t.Cleanup(func() { of.conn.Close(context.Background()) })
 	s.app = &of
 	return s

@@ -18,13 +18,17 @@ type publication struct {
 
 // OwnWatches are the sidecar's own tables that the stream carries: what it, or a function, has written there is
 // a fact like any other.
-func OwnWatches() []loops.Watch {
-	id, subject := loops.Column{Name: "id", Type: "bigint"}, loops.Column{Name: "subject_id", Type: "text"}
+func (s *Session) OwnWatches() []loops.Watch { return s.ownWatches(s.Database) }
+
+// OwnWatches are those of PostgreSQL.
+func OwnWatches() []loops.Watch { return postgres{}.ownWatches("") }
+
+func ownWatches(schema, prefix string, types map[string]string) []loops.Watch {
+	column := func(name string) loops.Column { return loops.Column{Name: name, Type: types[name]} }
 	return []loops.Watch{
-		{Role: loops.Events, Schema: ownSchema, Table: "access_event", Columns: map[loops.Field]loops.Column{loops.FieldID: id}},
-		{Role: loops.Grants, Schema: ownSchema, Table: "access_grant", Key: []string{"id"},
-			Columns: map[loops.Field]loops.Column{loops.FieldID: id, loops.FieldSubject: subject,
-				loops.FieldPeriodEnd: {Name: "ended_at", Type: "timestamp with time zone"}}},
+		{Role: loops.Events, Schema: schema, Table: prefix + "access_event", Columns: map[loops.Field]loops.Column{loops.FieldID: column("id")}},
+		{Role: loops.Grants, Schema: schema, Table: prefix + "access_grant", Key: []string{"id"},
+			Columns: map[loops.Field]loops.Column{loops.FieldID: column("id"), loops.FieldSubject: column("subject_id"), loops.FieldPeriodEnd: column("ended_at")}},
 	}
 }
 

@@ -15,6 +15,9 @@ import (
 // beginRefresh stores a plan that differs from the one the rows were made under. The rows are brought in
 // line page by page.
 func (s *Store) beginRefresh(ctx context.Context) error {
+	if err := s.planned(ctx, s.conn, s.plan); err != nil {
+		return err
+	}
 	have, err := s.meta(ctx, "plan")
 	if s.stale = err == nil && have != s.planNow(); !s.stale {
 		return err

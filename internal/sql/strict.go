@@ -103,11 +103,7 @@ func (s *Store) vacant(ctx context.Context, tx pgx.Tx, st *loops.State, held []s
 // dropRows deletes the rows of subjects with their buckets, but for those of the features that are kept, and leaves what
 // somebody holds for another time.
 func (s *Store) dropRows(batch *pgx.Batch, ids, kept []string, now time.Time) {
-	batch.Queue(s.query("drop rows", s.access), ids, kept)
-	batch.Queue(`INSERT INTO tiergate.due (subject_id, at) SELECT DISTINCT subject_id, $3::timestamptz FROM `+s.access+`
-		WHERE subject_id = ANY($1) AND feature <> ALL($2) ON CONFLICT (subject_id) DO UPDATE SET at = EXCLUDED.at`, ids, kept, now.Add(heldAgain))
-	batch.Queue(`DELETE FROM tiergate.bucket WHERE subject_id = ANY($1) AND feature <> ALL($2)
-		AND NOT EXISTS (SELECT 1 FROM `+s.access+` fa WHERE fa.subject_id = tiergate.bucket.subject_id AND fa.feature = tiergate.bucket.feature)`, ids, kept)
+	s.drop(batch, s.access, ids, kept, now.Add(heldAgain))
 }
 
 // writeHeld remembers whom to look at again.

@@ -1,7 +1,7 @@
 -- name: path
 TRIM(TRAILING '/' FROM SUBSTRING_INDEX(COALESCE(%s, ''), '?', 1))
 -- name: pattern
-%s REGEXP %s
+%[1]s REGEXP CONCAT('(?s)', LEFT(%[2]s, CHAR_LENGTH(%[2]s) - 1), '\z')
 -- name: prefix
 LOCATE(%[2]s, %[1]s) = 1
 -- name: bucket start

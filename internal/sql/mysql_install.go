@@ -1,0 +1,59 @@
+package sql
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// installMySQL installs into a session's database. What DDL has done is done: a run that was cut short is gone on with by the next.
+func installMySQL(ctx context.Context, s *Session, l *mysqlLink, o InstallOptions) (changed bool, err error) {
+	l.text.clock = "" // it may be another one afterwards
+	options := MySQLInstall{AppRoles: o.AppRoles, TestClock: o.TestClock}
+	if !o.TestClock {
+		if _, err := s.Exec(ctx, `DROP TABLE IF EXISTS tiergate_clock`); err != nil {
+			return false, explain("install", err)
+		}
+	}
+	var tables, routines bool
+	// Schema and routines are in MySQL's own words.
+	if _, err := l.conn.ExecContext(ctx, `SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'`); err != nil {
+		return false, explain("install", err)
+	}
+	if tables, err = InstallMySQL(ctx, l.conn, options); err == nil {
+		routines, err = InstallMySQLRoutines(ctx, l.conn, options)
+	}
+	if err := errors.Join(err, explain("install", l.set(context.WithoutCancel(ctx), ForCommand))); err != nil {
+		return tables || routines, err
+	}
+	home, err := homeOf(ctx, s)
+	if err != nil {
+		return false, err
+	}
+	_, err = s.Exec(ctx, `INSERT INTO tiergate.meta ("key", value) SELECT 'home', $1 FROM tiergate.checkpoint
+		WHERE NOT EXISTS (SELECT 1 FROM tiergate.meta m WHERE m."key" = 'home')`, home)
+	return tables || routines, explain("install", err)
+}
+
+// uninstallMySQL drops what install made: routines first, since they need tables.
+func uninstallMySQL(ctx context.Context, s *Session) error {
+	const step = "uninstall"
+	rows, err := s.Query(ctx, `SELECT CONCAT('DROP ', r.routine_type, ' IF EXISTS ', r.routine_name) FROM information_schema.routines r
+		WHERE r.routine_schema = DATABASE() AND r.routine_comment LIKE 'Tiergate:%'
+		UNION ALL SELECT CONCAT('DROP TABLE IF EXISTS ', t.table_name) FROM information_schema.tables t
+		WHERE t.table_schema = DATABASE() AND (t.table_name LIKE 'tiergate!_%' ESCAPE '!' OR t.table_name = 'feature_access' AND t.table_comment LIKE 'Tiergate:%')`)
+	if err != nil {
+		return explain(step, err)
+	}
+	statements, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return explain(step, err)
+	}
+	for _, statement := range statements {
+		if _, err := s.Exec(ctx, statement); err != nil {
+			return explain(statement, err)
+		}
+	}
+	return nil
+}
