@@ -7,6 +7,9 @@
 // PostgreSQL: logical replication through a slot of our own, pgoutput protocol 1. Streaming of
 // transactions in progress stays off: a rolled-back part must never be seen. A large backlog comes in
 // chunks, through the SQL functions of logical decoding; both ways feed one gatherer.
+//
+// MySQL and MariaDB: the binlog, as a replica reads it, by GTIDs or by file and offset. A rolled-back transaction is not in
+// it; one that is prepared (XA) is held until it ends.
 package cdc
 
 import (

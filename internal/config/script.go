@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	maxScriptTime  = 500 * time.Millisecond
+	maxScriptTime  = 2 * time.Second
 	maxScriptDepth = 1_000   // calls
 	maxLiterals    = 100_000 // objects and lists made by one script
 

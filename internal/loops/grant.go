@@ -5,8 +5,9 @@ import "time"
 // Grant is an open row of access_grant: what a subject may use of a loop beyond its tier, in every window.
 type Grant struct {
 	ID        int64
-	Loop      int       // by its place in the plan
-	Quantity  Limit     // Unlimited: no limit at all
+	Loop      int   // by its place in the plan
+	Quantity  Limit // Unlimited: no limit at all
+	GrantedAt time.Time
 	ExpiresAt time.Time // zero: never
 	Ended     time.Time // zero: it is open
 	Held      bool      // somebody else may be ending it: it can be read, and no more

@@ -82,6 +82,7 @@ func (d *Decider) Refresh(s *State, b Batch) error {
 		if sub.Deleted {
 			continue
 		}
+		d.elapse(s, sub, at)
 		d.retier(s, sub, at)
 		d.complete(s, sub)
 		for i, a := range sub.Access {

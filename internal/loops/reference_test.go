@@ -2,6 +2,7 @@ package loops
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -128,7 +129,7 @@ func (a *account) bucket(at time.Time) (start, off time.Time) {
 	return start, start.Add(a.loop.Window.Period.Length + width)
 }
 
-// buckets are the live ones: where as much was given back as used there is none.
+// buckets are the live ones, where as much was given back as used too.
 func (a *account) buckets() (starts []time.Time) {
 	sums := map[time.Time]int64{}
 	for i, r := range a.seen {
@@ -139,13 +140,7 @@ func (a *account) buckets() (starts []time.Time) {
 			sums[start] += r.use.quantity
 		}
 	}
-	for start, sum := range sums {
-		if sum != 0 {
-			starts = append(starts, start)
-		}
-	}
-	slices.SortFunc(starts, time.Time.Compare)
-	return starts
+	return slices.SortedFunc(maps.Keys(sums), time.Time.Compare)
 }
 
 func (a *account) nextOff() time.Time {
@@ -274,19 +269,22 @@ func (a *account) close(limit Limit) {
 	a.episode++
 }
 
-// roll lets go what has rolled off. The next episode begins where the sum falls to half of the lowest line.
+// roll lets go what has rolled off. The next episode begins where the sum falls to half of the lowest line, and where
+// nothing is left.
 func (a *account) roll() {
 	before := a.live(a.now.Add(-time.Nanosecond))
 	a.crossed(before, a.now, a.decidedAt(a.now))
-	limit := a.limit()
-	if limit == Unlimited || limit == 0 {
-		return
+	if limit := a.limit(); limit != Unlimited && limit != 0 {
+		half := int64(limit)
+		if len(a.loop.WarnAt) > 0 {
+			half = a.line(a.loop.WarnAt[0])
+		}
+		if half /= 2; before > half && a.used() <= half {
+			a.episode++
+			return
+		}
 	}
-	half := int64(limit)
-	if len(a.loop.WarnAt) > 0 {
-		half = a.line(a.loop.WarnAt[0])
-	}
-	if half /= 2; before > half && a.used() <= half {
+	if len(a.buckets()) == 0 {
 		a.episode++
 	}
 }

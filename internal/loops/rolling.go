@@ -34,7 +34,6 @@ func (d *Decider) put(s *State, sub *Subject, i int, quantity int64, at, now tim
 	}
 	kept := a.bucket(b)
 	kept.Used, kept.dirty = plus(kept.Used, quantity), true
-	a.drop(func(b Bucket) bool { return b.Used == 0 })
 	d.move(s, sub, i, a.rolling(), at)
 }
 
@@ -87,13 +86,14 @@ func (a *Access) rollsOff() (next time.Time) {
 }
 
 // roll lets the buckets go whose time has come. A subject that hovers at its limit is in one episode: the next
-// begins when half of the lowest line has rolled off.
+// begins when half of the lowest line has rolled off, and once more when nothing is left, whatever the line was.
 func (d *Decider) roll(s *State, sub *Subject, i int, at time.Time) {
 	a := sub.Access[i]
 	a.drop(func(b Bucket) bool { return !b.RollsOff.After(at) })
 	before := a.Used
 	d.move(s, sub, i, a.rolling(), at)
-	if half := d.lowestLine(a, i) / 2; a.Limit != Unlimited && a.Limit > 0 && before > half && a.Used <= half {
+	half := d.lowestLine(a, i) / 2
+	if fell := a.Limit != Unlimited && a.Limit > 0 && before > half && a.Used <= half; fell || len(a.Buckets) == 0 {
 		a.Episode++
 	}
 }
@@ -147,7 +147,9 @@ func (d *Decider) recount(s *State, sub *Subject, i int, now time.Time, afresh b
 		}
 		kept.dirty = kept.dirty || used != kept.Used
 		kept.Used = used
-		a.drop(func(b Bucket) bool { return b.Used == 0 })
+		if afresh {
+			a.drop(func(b Bucket) bool { return b.Used == 0 })
+		}
 	}
 	if used := a.rolling(); used != a.Used || !a.stored {
 		d.move(s, sub, i, used, s.Now)

@@ -213,7 +213,7 @@ func (d *Decider) user(s *State, c *Change) {
 	}
 	if known && (c.Op == Delete || id != owner) {
 		d.elapse(s, s.Subjects[owner], s.when(c))
-		d.forget(s, s.Subjects[owner])
+		d.forget(s, s.Subjects[owner], s.when(c))
 	}
 	delete(s.Users, key)
 	if c.Op == Delete || Nobody(id) {
@@ -250,21 +250,23 @@ func (d *Decider) revive(s *State, sub *Subject, at time.Time) {
 	sub.Deleted, sub.Since, sub.dirty = false, at, true
 	for i := range sub.Access {
 		if a := d.access(s, sub, i); a != nil && !a.Held {
-			a.Episode = at.Unix()
 			d.read(s, sub, i, at)
 		}
 	}
 	d.retier(s, sub, at)
 }
 
-// forget makes a subject a tombstone: no rows, no contact data, and old usage does not bring it back.
-func (d *Decider) forget(s *State, sub *Subject) {
+// forget makes a subject a tombstone: no rows, no contact data, and old usage does not bring it back. What was granted since at,
+// when it went, is for whoever comes back.
+func (d *Decider) forget(s *State, sub *Subject, at time.Time) {
 	delete(s.Users, sub.UserKey)
 	sub.Email, sub.Name, sub.Customer, sub.UserKey = "", "", "", ""
 	sub.Tier, sub.Status, sub.TierUntil, sub.Billing = DefaultTier, "", time.Time{}, Span{}
 	for k := range sub.Grants {
-		sub.Grants[k].Ended = s.Now
-		sub.again = sub.again || sub.Grants[k].Held
+		if g := &sub.Grants[k]; !g.GrantedAt.After(at) {
+			g.Ended = s.Now
+			sub.again = sub.again || g.Held
+		}
 	}
 	sub.Deleted, sub.dirty, sub.removed = true, true, true
 	for i, a := range sub.Access {

@@ -215,6 +215,17 @@ func TestUsersComeAndGo(t *testing.T) {
 	w.expect("ann blocked features 1/1")
 }
 
+// TestGrantsOfAReturnedUser: a stream that lags behind a delete and a return ends what was granted before, and no more.
+func TestGrantsOfAReturnedUser(t *testing.T) {
+	w := newWorld(t, planOf(features(freeOnly(1))), march.Add(time.Hour))
+	w.apply(user(Insert, "1", "ann", "ann@example.com", march))
+	w.grants["ann"] = []Grant{{ID: 1, Quantity: 10, GrantedAt: march}, {ID: 2, Quantity: 5, GrantedAt: march.Add(3 * time.Minute)}}
+	w.apply(user(Delete, "1", "", "", march.Add(time.Minute)), user(Insert, "2", "ann", "ann@example.com", march.Add(2*time.Minute)))
+	if a := w.row("ann"); a.Limit != 6 || len(w.grants["ann"]) != 1 {
+		t.Errorf("%+v, granted %+v", a, w.grants["ann"])
+	}
+}
+
 func TestUserKeysChange(t *testing.T) {
 	w := newWorld(t, planOf(features(freeOnly(1))), march.Add(time.Hour))
 	w.apply(user(Insert, "1", "ann", "ann@example.com", march))

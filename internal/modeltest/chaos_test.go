@@ -75,6 +75,8 @@ func (h *history) killServer() {
 	}
 	for _, tx := range h.open {
 		tx.conn.Close(h.t.Context())
+		tx.rolledBack()
+		h.m.release(tx, false)
 	}
 	h.open = nil
 	h.conn.Close(h.t.Context())

@@ -29,7 +29,7 @@ func (h *history) compare() {
 	}
 	for _, r := range h.m.rules {
 		key := "* " + r.feature
-		if want := h.m.flag(&subject{tier: "free", rows: map[string]*window{r.feature: {}}}, r, h.configs); have[key] != want {
+		if want := h.m.flag(anybody(r), r, h.configs); have[key] != want {
 			h.t.Errorf("%s\n  have %s\n  want %s", key, have[key], want)
 		}
 		delete(have, key)
@@ -80,23 +80,33 @@ func row(allowed bool, tier string, used, limit int64, reason, message string, e
 	return text
 }
 
+// anybody is the subject that a row of '*' stands for.
+func anybody(r *rule) *subject {
+	s := &subject{tier: "free", rows: map[string]*window{}}
+	s.rows[r.feature] = s.fresh(r, time.Time{}, 0)
+	return s
+}
+
 // flag is the row that the reference expects under the n-th configuration.
 func (m *reference) flag(s *subject, r *rule, n int) string {
 	w, reason, message := s.rows[r.feature], "", ""
-	if r.down(s) && !r.shadow {
+	down := w.down() && !r.shadow
+	if down {
 		message = r.message(n)
 	}
-	down := r.down(s) && !r.shadow
+	planned := window{limit: r.limit(s.tier), used: w.used}
 	switch {
+	case !down && !r.shadow && planned.down():
+		reason = "granted"
 	case !down:
-	case r.limit(s.tier) == 0:
+	case w.limit == 0:
 		reason = "not_in_plan"
 	case s.status == "past_due":
 		reason = "past_due"
 	default:
 		reason = "limit_reached"
 	}
-	return row(!down, s.tier, w.used, r.limit(s.tier), reason, message, w.end)
+	return row(!down, w.tier, w.used, w.limit, reason, message, w.end)
 }
 
 // compareMails holds the inbox against the promises: every certain mail once, a doubtful one at most

@@ -13,9 +13,12 @@ import (
 type rule struct {
 	feature, path string // path ends in "/*" for one more segment, in "/**" for anything below
 	limits        map[string]int64
-	period        string  // "30d", "month"; "": a lifetime
+	period        string  // "30d", "month"; "": a lifetime, or what is billed
+	window        string  // "rolling", "billing"; "": as the period says
 	warnAt        float64 // 0: never
 	shadow, mails bool
+	strict        bool
+	direct        bool // strict, now or at times: its events are the application's as well
 
 	// Until the sidecar is seen to follow a configuration that changed:
 	was      *rule // what it may still go by
@@ -47,6 +50,8 @@ const begun = 6
 // message is what a loop says in the n-th configuration: it tells which one a row was made under.
 func (r *rule) message(n int) string { return fmt.Sprintf("No %s left (%d)", r.feature, n) }
 
+func (r *rule) lifetime() bool { return r.period == "" && r.window == "" }
+
 // config returns skene.config.ts, the n-th one of a history.
 func config(rules []*rule, n int) string {
 	var b strings.Builder
@@ -77,6 +82,9 @@ func (r *rule) step(b *strings.Builder, n int) {
 	default:
 		condition += ", period: '" + r.period + "'"
 	}
+	if r.window != "" {
+		condition += ", window: '" + r.window + "'"
+	}
 	if r.warnAt > 0 {
 		condition += fmt.Sprintf(", warnAt: [%v]", r.warnAt)
 	}
@@ -85,8 +93,11 @@ func (r *rule) step(b *strings.Builder, n int) {
 		action += ", upgradePrompt: { type: 'email', provider: 'resend', template: 'upgrade_prompt' }"
 	}
 	mode := ""
-	if r.shadow {
+	switch {
+	case r.shadow:
 		mode = "enforcement: 'shadow', "
+	case r.strict:
+		mode = "enforcement: 'strict', "
 	}
 	fmt.Fprintf(b, "    { feature: '%s', %strigger: { type: 'api', endpoint: '%s', method: 'POST' },\n      condition: { %s },\n      action: { %s } },\n",
 		r.feature, mode, r.path, condition, action)
@@ -112,7 +123,7 @@ func (r *rule) otherLimits(rng *rand.Rand) map[string]int64 {
 // tables is the application's schema.
 const tables = `
 CREATE TABLE users (id text PRIMARY KEY, email text, name text);
-CREATE TABLE subscriptions (id bigserial PRIMARY KEY, user_id text, status text, plan text, period_end timestamptz);
+CREATE TABLE subscriptions (id bigserial PRIMARY KEY, user_id text, status text, plan text, period_start timestamptz, period_end timestamptz);
 CREATE TABLE usage (id bigserial PRIMARY KEY, user_id text, endpoint text, method text, quantity int NOT NULL DEFAULT 1,
 	status int NOT NULL DEFAULT 200, created_at timestamptz NOT NULL);
 CREATE INDEX ON usage (user_id, created_at);

@@ -48,22 +48,26 @@ func (m *reference) expect(s *subject, r *rule, kind string, maybe bool) {
 		return
 	}
 	key := mailKey{s.id, r.feature, kind, w.episode}
-	if _, ok := m.mails[key]; ok {
-		return
-	}
-	m.mails[key] = pending
-	if maybe || s.unsure || (m.gap && !s.known) || r.unsettled() {
-		m.mails[key] = doubtful
-	}
+	m.commits(func() {
+		if _, ok := m.mails[key]; ok {
+			return
+		}
+		m.mails[key] = pending
+		if maybe || s.unsure || (m.gap && !s.known) || r.unsettled() {
+			m.mails[key] = doubtful
+		}
+	})
 }
 
 // drop takes back promises that lost their reason before they were seen to be kept.
 func (m *reference) drop(s *subject, r *rule, kinds ...string) {
 	for _, kind := range kinds {
 		key := mailKey{s.id, r.feature, kind, s.rows[r.feature].episode}
-		if p, ok := m.mails[key]; ok && p == pending {
-			m.mails[key] = doubtful
-		}
+		m.commits(func() {
+			if p, ok := m.mails[key]; ok && p == pending {
+				m.mails[key] = doubtful
+			}
+		})
 	}
 }
 

@@ -38,7 +38,7 @@ func (m *reference) relimit(r *rule, limits map[string]int64, warnAt float64) {
 		if !m.synced {
 			m.drop(s, r, was.warned(), "blocked")
 		}
-		m.relimited(s, r, was.down(s), m.gap || !m.synced)
+		m.relimited(s, r, m.gap || !m.synced)
 	}
 	r.was = &was
 }
@@ -57,7 +57,7 @@ func (m *reference) admit(r *rule) {
 	r.counting = true
 	m.rules = append(m.rules, r)
 	for _, s := range m.subjects {
-		s.rows[r.feature] = &window{closed: s.since, episode: m.episode}
+		s.rows[r.feature] = s.fresh(r, s.since, m.episode)
 		m.recount(s, r)
 	}
 }
@@ -87,7 +87,7 @@ func (m *reference) lostFlags() {
 		s.known = false
 		for _, r := range m.rules {
 			m.drop(s, r, r.warned(), "blocked")
-			s.rows[r.feature] = &window{closed: s.since, episode: m.episode}
+			s.rows[r.feature] = s.fresh(r, s.since, m.episode)
 			m.recount(s, r)
 		}
 	}

@@ -24,16 +24,18 @@ type usage struct {
 	refused               bool
 }
 
-type subscription struct {
-	subject, status, plan string
-	end, pastDue          time.Time
-}
-
+// window is a row of feature_access.
 type window struct {
+	tier               string
+	limit              int64
 	used               int64
 	start, end, closed time.Time
 	episode            int
-	purged             bool // some of what was counted in it is not in the table any more
+	purged             bool     // some of what was counted in it is not in the table any more
+	buckets            []bucket // of a rolling window, by their start
+	rolled             bool     // its bounds are those of buckets
+	made               bool     // the row is there
+	refused            int      // 1 + the episode of the last refusal
 }
 
 type subject struct {
@@ -42,7 +44,13 @@ type subject struct {
 	known                   bool      // had its rows at the last sync: a recount mails it
 	unsure                  bool      // time changed its tier before the sidecar had seen what came before
 	since                   time.Time // when it came back: what it used before does not count
+	until                   time.Time // when time changes its tier
+	billing                 [2]time.Time
+	unsynced                bool // something of it may be ahead of what the sidecar knows
+	grants                  []*grant
 	rows                    map[string]*window
+	held                    map[string]*hold
+	unsaid                  map[string]bool // features of which an event may say more than one thing
 }
 
 type reference struct {
@@ -53,19 +61,28 @@ type reference struct {
 	subjects map[string]*subject
 	subs     map[int64]*subscription
 	mails    map[mailKey]promise
-	synced   bool // nothing happened since the sidecar was last seen to have caught up
-	gap      bool // the stream may be lost from the last sync on: then it all counts as one step
+	synced   bool                // nothing happened since the sidecar was last seen to have caught up
+	gap      bool                // the stream may be lost from the last sync on: then it all counts as one step
+	events   map[string][]string // since the last comparison; nil: nobody asks
+	// tentative is told what happens when a transaction commits that is open; nil: all of it has committed.
+	tentative func(func())
 }
 
 func (m *reference) subject(id string) *subject {
 	if m.subjects[id] == nil {
-		s := &subject{id: id, tier: "free", rows: map[string]*window{}}
+		s := &subject{id: id, tier: "free", rows: map[string]*window{}, held: map[string]*hold{}, unsaid: map[string]bool{}}
 		for _, r := range m.rules {
-			s.rows[r.feature] = &window{episode: m.episode}
+			s.rows[r.feature] = s.fresh(r, time.Time{}, m.episode)
+			s.rows[r.feature].made = m.events == nil
 		}
 		m.subjects[id] = s
 	}
 	return m.subjects[id]
+}
+
+// fresh is a row of which nothing is used yet.
+func (s *subject) fresh(r *rule, closed time.Time, episode int) *window {
+	return &window{tier: s.tier, limit: s.limit(r), closed: closed, episode: episode}
 }
 
 func (r *rule) matches(u usage) bool {
@@ -86,10 +103,23 @@ func (r *rule) limit(tier string) int64 {
 	return r.limits["paid"]
 }
 
-func (r *rule) down(s *subject) bool {
+// limit is what the subject may use: what its tier may, and what it was granted.
+func (s *subject) limit(r *rule) int64 {
 	limit := r.limit(s.tier)
-	return limit != unlimited && s.rows[r.feature].used >= limit
+	for _, g := range s.grants {
+		switch {
+		case g.feature != r.feature || limit == unlimited:
+		case g.quantity == unlimited:
+			limit = unlimited
+		default:
+			limit += g.quantity
+		}
+	}
+	return limit
 }
+
+// down reports whether the window is at its wall.
+func (w *window) down() bool { return w.limit != unlimited && (w.used >= w.limit || w.limit == 0) }
 
 func (r *rule) warnLine(limit int64) int64 { return int64(math.Ceil(r.warnAt * float64(limit))) }
 
@@ -102,7 +132,12 @@ func (m *reference) used(u usage) {
 	}
 	for _, r := range m.rules {
 		w := s.rows[r.feature]
-		if !r.matches(u) {
+		if r.strict || !r.matches(u) {
+			continue
+		}
+		w.made = true
+		if r.window == "rolling" {
+			m.put(s, r, u.quantity, u.at)
 			continue
 		}
 		if !w.end.IsZero() && !u.at.Before(w.end) {
@@ -112,19 +147,48 @@ func (m *reference) used(u usage) {
 			continue
 		}
 		if w.end.IsZero() {
-			w.open(r.period, u.at)
+			m.open(s, r, u.at)
 		}
-		before, limit := w.used, r.limit(s.tier)
-		line := r.warnLine(limit)
-		w.used += u.quantity
-		switch {
-		case limit == unlimited:
-		case before < limit && w.used >= limit:
-			m.drop(s, r, r.warned())
-			m.expect(s, r, "blocked", false)
-		case r.warnAt > 0 && w.used < limit && before < line && line <= w.used:
-			m.expect(s, r, r.warned(), false)
+		m.move(s, r, w.used+u.quantity)
+	}
+}
+
+// move sets what is used, and says which lines that crosses.
+func (m *reference) move(s *subject, r *rule, used int64) {
+	w := s.rows[r.feature]
+	before, was := w.used, w.down()
+	w.used = used
+	w.frame()
+	switch line := r.warnLine(w.limit); {
+	case w.limit == unlimited:
+	case !was && w.down():
+		m.record(s, r, "blocked")
+		m.drop(s, r, r.warned())
+		m.expect(s, r, "blocked", false)
+	case was && !w.down() && w.limit > 0:
+		m.record(s, r, "unblocked")
+		m.drop(s, r, "blocked")
+	case r.warnAt > 0 && !w.down() && before < line && line <= used:
+		m.record(s, r, "warned")
+		m.expect(s, r, r.warned(), false)
+	}
+}
+
+// open opens the window of a use.
+func (m *reference) open(s *subject, r *rule, at time.Time) {
+	w := s.rows[r.feature]
+	switch {
+	case r.window == "rolling":
+	case r.window == "billing" && !s.billing[0].IsZero():
+		w.start, w.end = around(s.billing, at)
+		if w.start.Before(w.closed) {
+			w.start = w.closed
 		}
+	case r.window == "billing":
+		w.open("30d", at)
+		w.end = addMonths(w.start, 1)
+	default:
+		w.open(r.period, at)
 	}
 }
 
@@ -148,29 +212,10 @@ func (w *window) open(period string, at time.Time) {
 func (m *reference) close(s *subject, r *rule) {
 	m.drop(s, r, r.warned(), "blocked")
 	w := s.rows[r.feature]
-	*w = window{closed: w.end, episode: w.episode + 1}
-}
-
-// subscribed applies an insert or update of a subscription row, unsubscribed a delete.
-func (m *reference) subscribed(key int64, next subscription) {
-	before := m.subs[key]
-	if next.status == "past_due" {
-		next.pastDue = m.now
-		if before != nil && before.status == "past_due" {
-			next.pastDue = before.pastDue
-		}
+	if w.down() && w.limit > 0 {
+		m.record(s, r, "reset")
 	}
-	m.subs[key] = &next
-	if before != nil && before.subject != next.subject {
-		m.retier(m.subject(before.subject), false)
-	}
-	m.retier(m.subject(next.subject), false)
-}
-
-func (m *reference) unsubscribed(key int64) {
-	s := m.subject(m.subs[key].subject)
-	delete(m.subs, key)
-	m.retier(s, false)
+	*w = window{tier: w.tier, limit: w.limit, closed: w.end, episode: w.episode + 1, made: true}
 }
 
 // joined applies an insert or update of a user row, left a delete.
@@ -179,14 +224,32 @@ func (m *reference) joined(id, email string) {
 	if s.gone {
 		delete(m.subjects, id)
 		back := m.subject(id)
-		back.since = m.now
+		back.since, back.held, back.unsaid = m.now, s.held, s.unsaid
 		for _, r := range m.rules {
-			*back.rows[r.feature] = window{closed: m.now, episode: s.rows[r.feature].episode + 1000}
+			episode := s.rows[r.feature].episode + 1000
+			if m.events != nil {
+				episode = int(m.now.Unix())
+			}
+			*back.rows[r.feature] = *back.fresh(r, m.now, episode)
+			back.rows[r.feature].made = true
+			back.unsaid[r.feature] = back.unsaid[r.feature] || r.direct
 		}
-		m.retier(back, false)
+		m.retier(back, m.now, false)
 		s = back
 	}
 	s.user, s.email = true, email
+	m.complete(s)
+}
+
+// complete gives a subject its rows.
+func (m *reference) complete(s *subject) {
+	for _, r := range m.rules {
+		w := s.rows[r.feature]
+		if !s.gone && !w.made {
+			s.unsaid[r.feature] = s.unsaid[r.feature] || r.direct // somebody may hold the lock under which it is made
+			w.made = true
+		}
+	}
 }
 
 func (m *reference) left(id string) {
@@ -194,7 +257,13 @@ func (m *reference) left(id string) {
 	for _, r := range m.rules {
 		m.drop(s, r, r.warned(), "blocked")
 	}
-	s.gone, s.user, s.email = true, false, ""
+	for _, g := range s.grants {
+		g.ended = true
+	}
+	for _, h := range s.held {
+		h.lost = true
+	}
+	s.gone, s.user, s.email, s.grants = true, false, "", nil
 }
 
 // passed moves the clock. What was about to be mailed may now be too old to be sent.
@@ -206,85 +275,6 @@ func (m *reference) passed(now time.Time) {
 		}
 	}
 	for _, s := range m.subjects {
-		m.retier(s, true)
-		for _, r := range m.rules {
-			if w := s.rows[r.feature]; !w.end.IsZero() && !w.end.After(now) {
-				m.close(s, r)
-			}
-		}
-	}
-}
-
-// standing returns what one subscription is worth now, and until when.
-func (m *reference) standing(sub *subscription) (tier string, until time.Time) {
-	switch sub.status {
-	case "active":
-	case "trialing":
-		if until = sub.end; !until.IsZero() {
-			until = until.Add(trialMargin)
-		}
-	case "past_due":
-		until = sub.pastDue.Add(grace)
-	default:
-		return "free", time.Time{}
-	}
-	if !until.IsZero() && !until.After(m.now) {
-		return "free", time.Time{}
-	}
-	if sub.plan == "pro" {
-		return "pro", until
-	}
-	return "paid", until
-}
-
-// retier works out the subject's tier: the best of its subscriptions', then the one that lasts longest.
-func (m *reference) retier(s *subject, byTime bool) {
-	if s.gone {
-		return
-	}
-	rank := map[string]int{"free": 0, "pro": 1, "paid": 2}
-	tier, status, until, first := "free", "", time.Time{}, true
-	for _, sub := range m.subs {
-		if sub.subject != s.id {
-			continue
-		}
-		t, u := m.standing(sub)
-		longer := u.IsZero() && !until.IsZero() || !u.IsZero() && !until.IsZero() && u.After(until) || u.Equal(until) && sub.status < status
-		if first || rank[t] > rank[tier] || t == tier && longer {
-			tier, status, until, first = t, sub.status, u, false
-		}
-	}
-	before := s.tier
-	s.status = status
-	if tier == before {
-		return
-	}
-	s.unsure = s.unsure || byTime && !m.synced
-	for _, r := range m.rules {
-		s.tier = before
-		was := r.down(s)
-		s.tier = tier
-		if r.period == "" {
-			m.drop(s, r, r.warned(), "blocked")
-			s.rows[r.feature].episode++
-		}
-		m.relimited(s, r, was, m.gap)
-	}
-}
-
-// relimited says what another limit opens or shuts: was is whether the old one had.
-func (m *reference) relimited(s *subject, r *rule, was, maybe bool) {
-	limit := r.limit(s.tier)
-	switch is := r.down(s); {
-	case is && !was:
-		m.drop(s, r, r.warned())
-		if limit > 0 {
-			m.expect(s, r, "blocked", maybe)
-		}
-	case !is:
-		m.drop(s, r, "blocked")
-	}
-	if limit == unlimited {
-		m.drop(s, r, r.warned())
+		m.elapse(s, now)
 	}
 }

@@ -55,7 +55,7 @@ func (f *fleet) build() {
 	for i := range parallel {
 		wg.Go(func() {
 			server, err := dbserver.StartPostgres(context.Background(), dbserver.Options{Fast: true,
-				Settings: map[string]string{"autovacuum": "off", "shared_buffers": "32MB"}})
+				Settings: map[string]string{"autovacuum": "off", "shared_buffers": "32MB", "track_commit_timestamp": "on"}})
 			if errs[i] = err; err == nil {
 				f.servers <- server
 			}

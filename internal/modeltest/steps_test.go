@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-func seeds(t *testing.T) (first, count uint64) {
+func seeds(t *testing.T, many uint64) (first, count uint64) {
 	if text := os.Getenv("TIERGATE_TEST_SEED"); text != "" {
 		n, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
@@ -19,9 +19,9 @@ func seeds(t *testing.T) (first, count uint64) {
 		return n, 1
 	}
 	if os.Getenv("TIERGATE_TEST_LONG") != "" {
-		return 1, 240
+		return 1, 4 * many
 	}
-	return 1, 60
+	return 1, many
 }
 
 // someSubject is mostly a user, sometimes somebody the users table does not know.
@@ -131,13 +131,21 @@ func (h *history) must(conn *pgx.Conn, sql string) {
 
 func (h *history) finish(tx *transaction, commit bool) {
 	h.open = slices.DeleteFunc(h.open, func(x *transaction) bool { return x == tx })
-	if commit {
+	switch {
+	case h.m.events != nil:
+		h.m.now = h.finishAt(tx, commit)
+	case commit:
 		h.must(tx.conn, "COMMIT")
+	}
+	if commit {
 		h.say("transaction of %d rows committed:", len(tx.facts))
 		for _, f := range tx.facts {
 			h.fact(f)
 		}
+	} else {
+		tx.rolledBack()
 	}
+	h.m.release(tx, commit)
 	tx.conn.Close(h.t.Context())
 }
 

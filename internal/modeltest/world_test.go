@@ -27,8 +27,9 @@ type world struct {
 	resend   *resendtest.Server
 	conn     *pgx.Conn
 	running  []*process
-	restarts int           // of the server
-	pending  func() string // what a sidecar still has to notice before it can be waited for; nil: nothing
+	restarts int             // of the server
+	held     func() []string // the rows and grants that open transactions hold; nil: none
+	pending  func() string   // what a sidecar still has to notice before it can be waited for; nil: nothing
 }
 
 func newWorld(t *testing.T, name, binary string) *world {
@@ -146,7 +147,11 @@ const caughtUp = `SELECT concat_ws('; ',
 		WHERE CASE WHEN position = '' THEN true ELSE (position::jsonb ->> 'end')::pg_lsn < $1::text::pg_lsn END),
 	(SELECT 'not counted: ' || string_agg(feature, ', ') FROM (SELECT DISTINCT feature FROM tiergate.plan) p
 		WHERE NOT coalesce((SELECT value::jsonb -> 'loops' ? p.feature FROM tiergate.meta WHERE key = 'counted'), false)),
-	(SELECT count(*) || ' windows are over' FROM feature_access WHERE resets_at <= tiergate.now() HAVING count(*) > 0),
+	(SELECT count(*) || ' windows are over' FROM feature_access WHERE resets_at <= tiergate.now() AND subject_id || ' ' || feature <> ALL($2) HAVING count(*) > 0),
+	(SELECT count(*) || ' buckets are over' FROM tiergate.bucket WHERE rolls_off <= tiergate.now() AND subject_id || ' ' || feature <> ALL($2) HAVING count(*) > 0),
+	(SELECT count(*) || ' grants are over' FROM tiergate.access_grant WHERE ended_at IS NULL AND expires_at <= tiergate.now() AND id::text <> ALL($2) HAVING count(*) > 0),
+	(SELECT string_agg(subject_id, ', ') || ' had held rows' FROM tiergate.due
+		WHERE hashtext(subject_id) & 63 <> ALL(SELECT hashtext(split_part(h, ' ', 1)) & 63 FROM unnest($2::text[]) h)),
 	(SELECT count(*) || ' tiers are over' FROM tiergate.subject WHERE tier_until <= tiergate.now() HAVING count(*) > 0),
 	(SELECT count(*) || ' events without email' FROM tiergate.access_event e LEFT JOIN tiergate.email m ON m.event_id = e.id
 		WHERE e.kind IN ('blocked', 'warned') AND m.id IS NULL HAVING count(*) > 0),
@@ -163,11 +168,15 @@ func (w *world) awaitSidecar() {
 			return why == "", why
 		})
 	}
+	held := []string{}
+	if w.held != nil {
+		held = w.held()
+	}
 	point := scan[string](w.t, w.conn, `INSERT INTO tiergate.access_event (at, recorded_at, kind, subject_id, feature, loop, tier, used, episode, position, silent)
 		VALUES (now(), now(), 'verified', '', '', '', '', 0, 0, '', true) RETURNING pg_current_wal_insert_lsn()::text`)
 	w.await("the sidecar", func() (bool, string) {
 		w.keepOne()
-		behind := scan[string](w.t, w.conn, caughtUp, point)
+		behind := scan[string](w.t, w.conn, caughtUp, point, held)
 		return behind == "", behind
 	})
 }

@@ -313,7 +313,7 @@ func TestConsumeRolling(t *testing.T) {
 	buckets("01 10:00+5", "01 12:00+5")
 	a.window("2026-03-01 10:00 to 2026-03-02 11:00")
 	a.want(a.consume(-6), "granted 4/10")
-	buckets("01 10:00+4")
+	buckets("01 10:00+4", "01 12:00+0")
 	a.want(a.consume(6), "granted 10/10")
 	a.expect(`SELECT tiergate.has_feature('ann', 'features')::text`, "false")
 	a.clock("2026-03-02 11:00:30") // the first bucket has rolled off, and nobody has written that
@@ -332,8 +332,13 @@ func TestConsumeRolling(t *testing.T) {
 	a.expect(`SELECT used || coalesce(resets_at::text, '') FROM tiergate.feature_status('ann')`, "0")
 	a.want(a.consume(-1), "granted 0/10")
 	a.window("none")
+	a.expect(`SELECT episode::text FROM feature_access WHERE subject_id = 'ann'`, "2") // nothing was left
 	a.want(a.consume(1), "granted 1/10")
 	buckets("09 13:00+1")
+	a.want(a.consume(-1), "granted 0/10")
+	a.clock("2026-03-12 13:00:30")
+	a.want(a.consume(1), "granted 1/10")
+	a.expect(`SELECT episode::text FROM feature_access WHERE subject_id = 'ann'`, "3") // nor was anything of what was given back
 }
 
 // TestConsumeAfterAnotherWindow: what was used under another kind of window counts on as far as it can.
@@ -436,7 +441,7 @@ func TestConsumeKnowsTheDeleted(t *testing.T) {
 	a.exec(`UPDATE tiergate.subject SET deleted = false, tier = 'free', since = tiergate.now()`)
 	a.exec(`INSERT INTO tiergate.meta VALUES ('first_episode', '7')`)
 	a.consume(1)
-	a.expect(`SELECT episode || ' ' || (period_start = closed_at) FROM feature_access WHERE subject_id = 'ann'`, "7 true")
+	a.expect(`SELECT episode || ' ' || (period_start = closed_at) FROM feature_access WHERE subject_id = 'ann'`, "1772359230 true") // the moment of the return
 }
 
 func TestConsumeHoldsAtTheEdges(t *testing.T) {

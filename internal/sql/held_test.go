@@ -105,6 +105,9 @@ func testHeldRowOfDeletedUser(t *testing.T) {
 	h.hold(`BEGIN; SELECT tiergate.consume_feature('ann', 'features', 1)`)
 	h.apply(userIs(loops.Delete, "ann"))
 	h.expect(`SELECT used::text FROM tiergate.bucket`, "1")
+	h.exec(`UPDATE tiergate.due SET at = '1000-01-01'`)
+	h.apply() // and it is held still
+	h.expect(`SELECT subject_id FROM tiergate.due`, "ann")
 	h.hold(`COMMIT`)
 	h.expect(`SELECT used::text FROM tiergate.bucket`, "2")
 	h.settle()

@@ -109,7 +109,6 @@ func (s *Store) dropRows(batch *pgx.Batch, ids, kept []string, now time.Time) {
 // writeHeld remembers whom to look at again.
 func (s *Store) writeHeld(batch *pgx.Batch, st *loops.State, w loops.Written) {
 	if len(st.Due) > 0 {
-		batch.Queue(`DELETE FROM tiergate.due WHERE subject_id = ANY($1)`, st.Due)
 		s.dropRows(batch, st.Due, s.features, st.Now)
 	}
 	if len(w.Again) > 0 {
@@ -204,13 +203,13 @@ func (s *Store) queueGrants(batch *pgx.Batch, st *loops.State, ids, hold []strin
 		_, err := pgx.ForEachRow(rows, []any{&id}, func() error { ours[id] = true; return nil })
 		return err
 	})
-	batch.Queue(`SELECT id, subject_id, feature, quantity, expires_at FROM tiergate.access_grant WHERE subject_id = ANY($1) AND ended_at IS NULL ORDER BY id`, ids).
+	batch.Queue(`SELECT id, subject_id, feature, quantity, granted_at, expires_at FROM tiergate.access_grant WHERE subject_id = ANY($1) AND ended_at IS NULL ORDER BY id`, ids).
 		Query(func(rows pgx.Rows) error {
 			var subject, feature string
 			var g loops.Grant
 			var quantity *int64
 			var expires *time.Time
-			_, err := pgx.ForEachRow(rows, []any{&g.ID, &subject, &feature, &quantity, &expires}, func() (err error) {
+			_, err := pgx.ForEachRow(rows, []any{&g.ID, &subject, &feature, &quantity, &g.GrantedAt, &expires}, func() (err error) {
 				if i, ok := s.index[feature]; ok {
 					g.Loop, g.Quantity, g.ExpiresAt, g.Held = i, orUnlimited(quantity), orZero(expires), !ours[g.ID]
 					st.LoadGrant(subject, g)

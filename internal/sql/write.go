@@ -16,6 +16,9 @@ import (
 // is the last statement: where it finds another sequence number or term, nothing is committed.
 func (s *Store) write(ctx context.Context, tx pgx.Tx, st *loops.State, w loops.Written, b loops.Batch) error {
 	batch := &pgx.Batch{}
+	if len(st.Due) > 0 { // first: what follows may be held again
+		batch.Queue(`DELETE FROM tiergate.due WHERE subject_id = ANY($1)`, st.Due)
+	}
 	s.writeSubjects(batch, w, st.Now)
 	s.writeGauges(batch, w)
 	s.writeAccess(batch, w.Access, st.Now)

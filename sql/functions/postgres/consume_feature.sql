@@ -32,6 +32,7 @@ DECLARE
     fraction  double precision;
     line      double precision;      -- the uses at which a fraction of the limit is reached
     crossed   double precision;      -- the highest warning that this use crosses
+    over      boolean;               -- the last bucket has rolled off, from no more than half of the lowest line
     most      constant bigint := 9223372036854775807;
 BEGIN
     IF subject IS NULL OR subject IN ('', '*') OR octet_length(subject) > 512 THEN
@@ -86,7 +87,7 @@ BEGIN
             AND NOT EXISTS (SELECT FROM @app@.feature_access fa WHERE fa.subject_id = subject AND fa.feature = consume_feature.feature);
         INSERT INTO @app@.feature_access (subject_id, feature, allowed, tier, usage_limit, updated_at, closed_at, episode)
         VALUES (subject, feature, true, was.tier, was.usage_limit, now, was.closed_at,
-            coalesce((SELECT m.value::bigint FROM tiergate.meta m WHERE m.key = 'first_episode'), 0))
+            greatest((SELECT m.value::bigint FROM tiergate.meta m WHERE m.key = 'first_episode'), floor(extract(epoch FROM known.since))::bigint, 0))
         ON CONFLICT DO NOTHING;
     END LOOP;
 
@@ -94,7 +95,7 @@ BEGIN
     IF known.since > coalesce(was.closed_at, '-infinity') THEN -- this user was deleted while the row was held, and came back
         was.used := 0;
         becomes.used := 0; becomes.period_start := NULL; becomes.resets_at := NULL; becomes.closed_at := known.since;
-        becomes.episode := greatest(becomes.episode + 1, extract(epoch FROM known.since)::bigint);
+        becomes.episode := greatest(becomes.episode + 1, floor(extract(epoch FROM known.since))::bigint);
         IF quantity <> 0 THEN
             DELETE FROM tiergate.bucket b WHERE b.subject_id = subject AND b.feature = consume_feature.feature;
         END IF;
@@ -125,6 +126,13 @@ BEGIN
             ELSE greatest(1, ceil(known.warn_at[1] * was.usage_limit - 1e-9)) END / 2);
         IF was.usage_limit > 0 AND was.used > line AND becomes.used <= line THEN
             becomes.episode := becomes.episode + 1;
+        END IF;
+        IF was.resets_at <= at THEN -- nothing may be left, whatever the line was meanwhile
+            SELECT b.rolls_off <= at AND (coalesce(was.usage_limit, 0) = 0 OR b.used <= line) INTO over FROM tiergate.bucket b
+            WHERE b.subject_id = subject AND b.feature = consume_feature.feature ORDER BY b.start DESC LIMIT 1;
+            IF over THEN
+                becomes.episode := becomes.episode + 1;
+            END IF;
         END IF;
     ELSIF becomes.resets_at <= at THEN
         IF quantity <> 0 AND down AND becomes.usage_limit > 0 THEN

@@ -9,6 +9,5 @@ AS $$
     FROM (SELECT w.start, coalesce(sum(w.used) OVER (ORDER BY w.start DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW), 0) AS newer
           FROM tiergate.bucket w
           WHERE w.subject_id = subject AND w.feature = rolling_take.feature AND w.rolls_off > rolling_take.at AND w.used > 0) n
-    WHERE b.subject_id = subject AND b.feature = rolling_take.feature AND b.start = n.start AND n.newer < rolling_take.quantity;
-    DELETE FROM tiergate.bucket b WHERE b.subject_id = subject AND b.feature = rolling_take.feature AND b.used = 0
+    WHERE b.subject_id = subject AND b.feature = rolling_take.feature AND b.start = n.start AND n.newer < rolling_take.quantity
 $$;
