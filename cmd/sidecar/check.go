@@ -75,7 +75,7 @@ func (k *checkup) all(ctx context.Context, dir string) {
 		k.faults("connection", err)
 		return
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer conn.End()
 	server, err := sql.Inspect(ctx, conn)
 	if err != nil {
 		k.faults("server", err)

@@ -26,7 +26,7 @@ func inDatabase(c *cobra.Command, work func(ctx context.Context, conn *sql.Sessi
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(c.Context()))
+	defer conn.End()
 	return work(c.Context(), conn, p)
 }
 
@@ -102,7 +102,7 @@ func uninstallCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer conn.Close(context.WithoutCancel(ctx))
+			defer conn.End()
 			schema, err := schemaOf(ctx, conn, settings)
 			if err != nil {
 				return err

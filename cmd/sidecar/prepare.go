@@ -114,7 +114,7 @@ func lookUp(ctx context.Context, s config.Settings, plan *loops.Plan) (*prepared
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(ctx)
+	defer conn.End()
 	return match(ctx, conn, s, plan)
 }
 

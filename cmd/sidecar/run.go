@@ -186,7 +186,7 @@ func (s *sidecar) install(ctx context.Context, p *prepared) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer conn.End()
 	changed, err := sql.Install(ctx, conn, p.install())
 	if changed {
 		s.log.Info("installed", "schema", "tiergate", "flags", p.schema+".feature_access")
@@ -200,7 +200,7 @@ func dropStream(ctx context.Context, p *prepared) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer conn.End()
 	return sql.GiveUpSlot(ctx, conn)
 }
 
@@ -225,7 +225,7 @@ func facts(url string) func(context.Context) (cdc.Facts, error) {
 		if err != nil {
 			return cdc.Facts{}, err
 		}
-		defer conn.Close(ctx)
+		defer conn.End()
 		st, err := sql.Replication(ctx, conn)
 		return cdc.Facts{Exists: st.Exists, Plugin: st.Plugin, Database: st.Database, ThisDatabase: st.ThisDatabase, Lost: st.Lost,
 			ConfirmedFlush: st.ConfirmedFlush, Publications: st.Publications}, err

@@ -28,7 +28,7 @@ func readStatus(ctx context.Context, p *prepared) (sql.Status, error) {
 	if err != nil {
 		return sql.Status{}, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer conn.End()
 	return sql.ReadStatus(ctx, conn, p.schema)
 }
 

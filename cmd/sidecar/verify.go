@@ -19,7 +19,7 @@ func verifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer conn.Close(context.WithoutCancel(ctx))
+			defer conn.End()
 			report, err := sql.Verify(ctx, conn, sql.Options{Schema: p.schema, Plan: p.plan, Watches: p.watches})
 			if err != nil {
 				return err

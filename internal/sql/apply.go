@@ -96,7 +96,7 @@ func NewStore(o Options) *Store {
 // Close ends the store's connection.
 func (s *Store) Close() {
 	if s.conn != nil {
-		s.conn.end()
+		s.conn.End()
 	}
 }
 

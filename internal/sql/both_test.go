@@ -33,7 +33,7 @@ func newMySQLApp(t *testing.T) *app {
 	if a.own, err = Connect(t.Context(), a.url, ForCommand); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(a.own.end)
+	t.Cleanup(a.own.End)
 	return a
 }
 

@@ -66,7 +66,7 @@ func TestBounds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.end()
+	defer conn.End()
 	if err := bounded(t.Context(), conn.life.(postgresLink).Conn, "5s"); err != nil {
 		t.Error(err)
 	}

@@ -68,9 +68,6 @@ type neighbours interface {
 	// seen reports whether the session sees what a batch names, and whether there is no hope that it will.
 	seen(ctx context.Context, tx pgx.Tx, n needs, waited time.Duration) (all, over bool, err error)
 	open
-	// drop queues that the rows of subjects go with their buckets, but for those of features that are kept. Whose rows
-	// somebody holds is due at a time.
-	drop(b *pgx.Batch, access string, ids, kept []string, at time.Time)
 }
 
 // catalog is what the server knows of the application's tables.
@@ -111,6 +108,9 @@ type answer interface {
 type open interface {
 	outlaster
 	others
+	// drop queues that the rows of subjects go with their buckets, but for those of features that are kept. Whose rows
+	// somebody holds is due at a time.
+	drop(b *pgx.Batch, access string, ids, kept []string, at time.Time)
 }
 
 // others are the sessions of other sidecars.

@@ -249,7 +249,7 @@ func (a *app) beside() *Session {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	a.t.Cleanup(s.end)
+	a.t.Cleanup(s.End)
 	return s
 }
 

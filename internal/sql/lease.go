@@ -36,14 +36,14 @@ func Acquire(ctx context.Context, url, holder string, wait bool, log *slog.Logge
 	for told := false; ; told = true {
 		held, err := try(ctx, conn)
 		if err != nil {
-			conn.end()
+			conn.End()
 			return nil, err
 		}
 		if held {
 			break
 		}
 		if !wait {
-			defer conn.end()
+			defer conn.End()
 			return nil, &loops.Fault{Step: "ask for the lease", Err: fmt.Errorf("another sidecar is running: %s", holderOf(ctx, conn)),
 				Hint: "stop it first", Kind: loops.Permanent}
 		}
@@ -52,14 +52,14 @@ func Acquire(ctx context.Context, url, holder string, wait bool, log *slog.Logge
 		}
 		select {
 		case <-ctx.Done():
-			conn.end()
+			conn.End()
 			return nil, ctx.Err()
 		case <-time.After(time.Second):
 		}
 	}
 	l := &Lease{conn: conn}
 	if err := l.begin(ctx, holder); err != nil {
-		conn.end()
+		conn.End()
 		return nil, err
 	}
 	return l, nil
@@ -124,4 +124,4 @@ func (l *Lease) Hold(ctx context.Context, look func(context.Context, *Session) e
 }
 
 // Release gives the lease up at once.
-func (l *Lease) Release() { l.conn.end() }
+func (l *Lease) Release() { l.conn.End() }

@@ -67,25 +67,24 @@ func connectMySQL(ctx context.Context, address string, purpose Purpose, view fun
 	}
 	conn, err := db.Conn(ctx)
 	if err != nil {
-		db.Close()
-		return nil, explain(step, err)
+		return nil, explain(step, errors.Join(err, db.Close()))
 	}
 	l := &mysqlLink{db: db, conn: conn, text: newMySQLText(), borrowed: view}
 	host, _, _ := net.SplitHostPort(config.Addr)
 	s := &Session{querier: l, life: l, worker: l, dialect: mysqlDialect(), Host: host, Database: config.DBName}
 	if err := l.set(ctx, purpose); err != nil {
-		s.end()
+		s.End()
 		return nil, explain(step, err)
 	}
 	for _, statement := range []string{`SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED`, nameSession(purpose)} {
 		if _, err := conn.ExecContext(ctx, statement); err != nil {
-			s.end()
+			s.End()
 			return nil, explain(step, err)
 		}
 	}
 	var cipher string
 	if err := conn.QueryRowContext(ctx, `SHOW SESSION STATUS LIKE 'Ssl_cipher'`).Scan(new(string), &cipher); err != nil {
-		s.end()
+		s.End()
 		return nil, explain(step, err)
 	}
 	s.Encrypted = cipher != ""

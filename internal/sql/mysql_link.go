@@ -67,6 +67,9 @@ func (l *mysqlLink) query(ctx context.Context, query string, args []any) *valueR
 		return &valueRows{err: err}
 	}
 	rows, err := l.conn.QueryContext(ctx, query, args...)
+	if err == nil {
+		err = rows.Err()
+	}
 	if err != nil {
 		return &valueRows{err: err}
 	}

@@ -120,11 +120,7 @@ func assign(dest, value any) error {
 		to.Set(reflect.ValueOf(at.UTC()))
 		return nil
 	}
-	text, ok := value.([]byte)
-	if !ok {
-		text = fmt.Append(nil, value)
-	}
-	return assignText(to, string(text))
+	return assignText(to, fmt.Sprint(value))
 }
 
 func assignText(to reflect.Value, text string) error {
@@ -173,7 +169,13 @@ func (d *driverRows) next() ([]any, error) {
 	for i := range row {
 		into[i] = &row[i]
 	}
-	return row, d.rows.Scan(into...)
+	err := d.rows.Scan(into...)
+	for i := range row {
+		if text, ok := row[i].([]byte); ok {
+			row[i] = string(text)
+		}
+	}
+	return row, err
 }
 
 func (d *driverRows) close() error { return d.rows.Close() }

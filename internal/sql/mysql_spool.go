@@ -55,7 +55,7 @@ func spool(rows pgx.Rows) (_ answer, err error) {
 // spoolValue is one value of a row, of one of the types that the driver has.
 type spoolValue struct {
 	Kind  byte // 0: NULL
-	Text  []byte
+	Text  string
 	Time  time.Time
 	Int   int64
 	Uint  uint64
@@ -66,7 +66,7 @@ func spoolRow(row []any) []spoolValue {
 	values := make([]spoolValue, len(row))
 	for i, v := range row {
 		switch v := v.(type) {
-		case []byte:
+		case string:
 			values[i] = spoolValue{Kind: 't', Text: v}
 		case time.Time:
 			values[i] = spoolValue{Kind: 'd', Time: v}

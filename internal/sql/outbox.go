@@ -57,7 +57,7 @@ func NewOutbox(o OutboxOptions) *Outbox {
 // Close ends the outbox's connection.
 func (o *Outbox) Close() {
 	if o.conn != nil {
-		o.conn.end()
+		o.conn.End()
 		o.conn = nil
 	}
 }
@@ -71,7 +71,7 @@ func (o *Outbox) connect(ctx context.Context) error {
 		return err
 	}
 	if err := conn.QueryRow(ctx, `SELECT value FROM tiergate.meta WHERE "key" = 'installation'`).Scan(&o.installation); err != nil {
-		conn.end()
+		conn.End()
 		return explain("read the installation", err)
 	}
 	o.conn = conn

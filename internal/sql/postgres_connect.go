@@ -50,7 +50,7 @@ func connectPostgres(ctx context.Context, url string, purpose Purpose) (*Session
 	}
 	s := Postgres(conn)
 	if err := bounded(ctx, conn, config.RuntimeParams["lock_timeout"]); err != nil {
-		s.end()
+		s.End()
 		return nil, err
 	}
 	return s, nil

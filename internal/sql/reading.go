@@ -81,7 +81,7 @@ func (s *Store) progress(what string) (done func()) {
 }
 
 // Close ends the reading's connection.
-func (r *reading) Close() { r.conn.end() }
+func (r *reading) Close() { r.conn.End() }
 
 // ask keeps the answer to a query.
 func (r *reading) ask(ctx context.Context, about string, enter func(context.Context, pgx.Rows, *loops.Decider) (int, error), query string, args ...any) error {

@@ -58,8 +58,8 @@ func (s *Session) within(ctx context.Context, work func(pgx.Tx) error) error {
 	return tx.Commit(ctx)
 }
 
-// end closes a session, within a second: there is nothing to be done about one that does not end well.
-func (s *Session) end() {
+// End closes a session, within a second: there is nothing to be done about one that does not end well.
+func (s *Session) End() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = s.Close(ctx)
