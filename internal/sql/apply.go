@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -159,6 +161,7 @@ func deposed() error {
 
 // Apply decides a batch on the stored state and commits the outcome together with the position.
 func (s *Store) Apply(ctx context.Context, b loops.Batch, d *loops.Decider) (loops.Applied, error) {
+	b.Changes = s.nameable(b.Changes)
 	applied, err := s.transact(ctx, needsOf(b.Changes), b, false, d.Decide)
 	if err != nil {
 		return applied, err
@@ -169,6 +172,27 @@ func (s *Store) Apply(ctx context.Context, b loops.Batch, d *loops.Decider) (loo
 		return applied, s.refreshPage(ctx, b.Through, d)
 	}
 	return applied, nil
+}
+
+// nameable makes nobody of subjects that are longer than the tables hold, as a count does.
+func (s *Store) nameable(changes []loops.Change) []loops.Change {
+	most := s.longest()
+	if most == 0 {
+		return changes
+	}
+	fits := func(id string) bool { return len(id) <= most || utf8.RuneCountInString(id) <= most }
+	changes = slices.Clone(changes)
+	for i := range changes {
+		c := &changes[i]
+		if !fits(c.Use.Subject) {
+			c.Use.Subject = ""
+		}
+		if v, ok := c.Row[loops.FieldSubject]; ok && !fits(v.Text) {
+			c.Row = maps.Clone(c.Row)
+			c.Row[loops.FieldSubject] = loops.Value{Kind: loops.Null}
+		}
+	}
+	return changes
 }
 
 // count applies changes that were read from the tables and not from the stream.

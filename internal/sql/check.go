@@ -140,6 +140,9 @@ type Installation struct {
 
 // LookAtInstallation tells what install would do.
 func LookAtInstallation(ctx context.Context, conn *Session, o InstallOptions) (Installation, error) {
+	if isMySQLSession(conn) {
+		return lookAtMySQL(ctx, conn, o)
+	}
 	have, err := installed(ctx, conn, o)
 	if err != nil {
 		return Installation{}, err

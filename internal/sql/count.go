@@ -203,7 +203,7 @@ func (s *Store) sayCounted(ctx context.Context, conn *Session) error {
 // Replay counts the uses of a batch in the loops that are not counted yet.
 func (s *Store) Replay(ctx context.Context, b loops.Batch, d *loops.Decider) error {
 	uses := slices.DeleteFunc(b.Changes, func(c loops.Change) bool { return c.Role != loops.Usage || c.Gauge() })
-	if len(uses) == 0 {
+	if uses = s.nameable(uses); len(uses) == 0 {
 		return nil
 	}
 	others := make([]bool, len(s.elsewhere))

@@ -132,6 +132,8 @@ type outlaster interface {
 // planner prepares what functions need of a plan beyond the table of it.
 type planner interface {
 	planned(ctx context.Context, s *Session, plan *loops.Plan) error
+	// longest is how many characters of a subject the tables hold; 0: all that loops.MaxSubject lets through.
+	longest() int
 }
 
 // values turns values of Go into what tables of the sidecar hold.

@@ -40,6 +40,10 @@ type InstallOptions struct {
 // Script returns the statements that bring a database up to this version: none where it is there.
 // They run in one transaction, under a lock, and repeat without harm.
 func Script(ctx context.Context, conn *Session, o InstallOptions) ([]string, error) {
+	if isMySQLSession(conn) {
+		return nil, &loops.Fault{Step: "print what install would do", Err: errors.New("that is not supported on MySQL in this version"), Kind: loops.Permanent,
+			Hint: "`sidecar install` runs it"}
+	}
 	have, err := installed(ctx, conn, o)
 	if err != nil {
 		return nil, err

@@ -398,6 +398,8 @@ func (mysqlWords) planned(ctx context.Context, s *Session, plan *loops.Plan) err
 	return FillMySQLCalendar(ctx, s.life.(*mysqlLink).conn, plan, now)
 }
 
+func (mysqlWords) longest() int { return 191 }
+
 func (mysqlWords) duration(d *time.Duration) any {
 	if d == nil {
 		return nil

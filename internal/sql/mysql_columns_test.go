@@ -96,3 +96,28 @@ func TestMySQLColumns(t *testing.T) {
 		})
 	}
 }
+
+// TestMySQLLongSubjects: whom the tables cannot name is nobody, in a count as in the stream.
+func TestMySQLLongSubjects(t *testing.T) { t.Run("mysql", testMySQLLongSubjects) }
+
+func testMySQLLongSubjects(t *testing.T) {
+	a := newConventional(t)
+	a.exec(`ALTER TABLE usage MODIFY user_id VARCHAR(300)`)
+	fits, long := strings.Repeat("é", 191), strings.Repeat("é", 192)
+	for _, id := range []string{fits, long} {
+		a.exec(`INSERT INTO usage (user_id, endpoint, method) VALUES ('` + id + `', '/api/features/1', 'POST')`)
+	}
+	s := a.store()
+	a.counted(s)
+	for _, id := range []string{fits, long} {
+		b := use("/api/features/1", time.Now())
+		b.Changes[0].Use.Subject = id
+		a.apply(s, b)
+		b.Changes[0] = userIs(loops.Insert, id)
+		a.apply(s, b)
+	}
+	a.expect(`SELECT concat_ws(' ', CHAR_LENGTH(subject_id), used) FROM feature_access WHERE subject_id <> '*'`, "191 2")
+	if have, err := LookAtInstallation(t.Context(), a.own, a.options()); err != nil || have.Version == 0 || !have.Access || have.Missing != 0 {
+		t.Errorf("%+v %v", have, err)
+	}
+}

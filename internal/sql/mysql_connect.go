@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -107,13 +108,22 @@ func (l *mysqlLink) set(ctx context.Context, purpose Purpose) error {
 	for _, statement := range []string{
 		"SET NAMES utf8mb4 COLLATE " + collation,
 		"SET SESSION time_zone = '+00:00', sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT,STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', " +
-			"lock_wait_timeout = 5, innodb_lock_wait_timeout = 5, wait_timeout = 28800, " + bound + idle,
+			"lock_wait_timeout = 5, innodb_lock_wait_timeout = 5, wait_timeout = " + strconv.Itoa(idleFor(purpose)) + ", " + bound + idle,
 	} {
 		if _, err := l.conn.ExecContext(ctx, statement); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// idleFor is how long, in seconds, a session may say nothing before the server ends it. Whoever holds the lease speaks every leasePing: a
+// machine that vanished gives it up.
+func idleFor(purpose Purpose) int {
+	if purpose == ForLease {
+		return 25
+	}
+	return 8 * 3600
 }
 
 // nameSession takes a lock whose name says whose session this is: the server tells no application's name.

@@ -36,6 +36,30 @@ func installMySQL(ctx context.Context, s *Session, l *mysqlLink, o InstallOption
 	return tables || routines, explain("install", err)
 }
 
+func isMySQLSession(s *Session) bool {
+	_, ok := s.life.(*mysqlLink)
+	return ok
+}
+
+// lookAtMySQL tells what is installed. Whether routines are of another version only install finds out.
+func lookAtMySQL(ctx context.Context, s *Session, o InstallOptions) (have Installation, err error) {
+	const step = "look at what is installed"
+	if err := s.QueryRow(ctx, s.query("intact"), o.Schema).Scan(&have.Access); err != nil {
+		return have, explain(step, err)
+	}
+	var there bool
+	if err := s.QueryRow(ctx, s.query("installed")).Scan(&there); err != nil {
+		return have, explain(step, err)
+	}
+	if there {
+		err = s.QueryRow(ctx, `SELECT COALESCE(MAX(value), '0') FROM tiergate.meta m WHERE m."key" = 'version'`).Scan(&have.Version)
+	}
+	if !there || !have.Access {
+		have.Missing = 1
+	}
+	return have, explain(step, err)
+}
+
 // uninstallMySQL drops what install made: routines first, since they need tables.
 func uninstallMySQL(ctx context.Context, s *Session) error {
 	const step = "uninstall"

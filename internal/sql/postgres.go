@@ -196,6 +196,8 @@ func (postgres) point(ctx context.Context, s *Session) (passed func(context.Cont
 
 func (postgres) planned(context.Context, *Session, *loops.Plan) error { return nil }
 
+func (postgres) longest() int { return 0 }
+
 func (postgres) duration(d *time.Duration) any { return d }
 
 func (postgres) list(of []float64) any { return of }

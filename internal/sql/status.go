@@ -171,7 +171,7 @@ func GiveUpSlot(ctx context.Context, conn *Session) error {
 // Uninstall removes everything: publications, functions, tables, and at last the slot. The caller holds
 // the lease. What belongs to another role stops it before anything is gone.
 func Uninstall(ctx context.Context, conn *Session, schema string) error {
-	if _, ok := conn.life.(*mysqlLink); ok {
+	if isMySQLSession(conn) {
 		return uninstallMySQL(ctx, conn)
 	}
 	access := ident(schema, "feature_access")

@@ -64,7 +64,11 @@ func (t source) timeOf(f loops.Field) string {
 // somebody is the condition that a row names a subject: the same as loops.Nobody denies.
 func (t source) somebody() string {
 	id := t.textOf(loops.FieldSubject)
-	return fmt.Sprintf("%s NOT IN ('', '%s') AND octet_length(%s) <= %d", id, loops.AnySubject, id, loops.MaxSubject)
+	cond := fmt.Sprintf("%s NOT IN ('', '%s') AND octet_length(%s) <= %d", id, loops.AnySubject, id, loops.MaxSubject)
+	if most := t.longest(); most > 0 {
+		cond += fmt.Sprintf(" AND char_length(%s) <= %d", id, most)
+	}
+	return cond
 }
 
 // keyOf is the replica identity of a watched row as text.
