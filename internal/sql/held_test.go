@@ -274,3 +274,22 @@ func (a *app) await(sql string) {
 		}
 	}
 }
+
+// TestHeldRowThatIsMade: a row that a consumer is making is not made by the sidecar, which makes those that nobody makes.
+func TestHeldRowThatIsMade(t *testing.T) { onBoth(t, testHeldRowThatIsMade) }
+
+func testHeldRowThatIsMade(t *testing.T) {
+	h := newHeld(t, nil)
+	h.exec(`DELETE FROM feature_access WHERE subject_id <> '*'`)
+	h.hold(`BEGIN; SELECT tiergate.consume_feature('ann', 'features', 2)`)
+	begun := time.Now()
+	h.apply(userIs(loops.Update, "ann"), userIs(loops.Insert, "bob"))
+	if waited := time.Since(begun); waited > 4*time.Second {
+		t.Errorf("it waited for %s", waited)
+	}
+	h.expect(`SELECT concat_ws(' ', subject_id, used) FROM feature_access WHERE subject_id <> '*'`, "bob 0")
+	h.hold(`COMMIT`)
+	h.settle()
+	h.expect(`SELECT concat_ws(' ', subject_id, used, tier) FROM feature_access WHERE subject_id <> '*' ORDER BY subject_id`, "ann 2 free", "bob 0 free")
+	h.want(h.consume(1), "granted 3/3")
+}
