@@ -72,9 +72,6 @@ func TestHeldRowOfReturnedUser(t *testing.T) { onBoth(t, testHeldRowOfReturnedUs
 
 func testHeldRowOfReturnedUser(t *testing.T) {
 	for _, first := range []string{"the sidecar", "a consumer"} {
-		if first == "a consumer" && isOnMySQL(t) {
-			continue // its consume_feature does not look at it
-		}
 		t.Run(first, func(t *testing.T) {
 			h := newHeld(t, nil)
 			h.hold(`BEGIN; SELECT tiergate.consume_feature('ann', 'features', 3)`)
@@ -150,9 +147,6 @@ func TestBucketsOfLostRows(t *testing.T) { onBoth(t, testBucketsOfLostRows) }
 
 func testBucketsOfLostRows(t *testing.T) {
 	for _, enforcement := range []loops.Enforcement{loops.Strict, loops.Async} {
-		if enforcement == loops.Strict && isOnMySQL(t) {
-			continue // its consume_feature does not look at it
-		}
 		t.Run(string(enforcement), func(t *testing.T) {
 			h := newHeld(t, func(l *loops.Loop) { l.Window.Kind, l.Enforcement = loops.Rolling, enforcement })
 			for _, id := range []string{"ann", "org"} {

@@ -36,8 +36,14 @@ func (mysqlWords) latest(times ...string) string {
 	return "NULLIF(GREATEST(" + strings.Join(times, ", ") + "), " + never + ")"
 }
 
-// literal quotes a constant for a session with NO_BACKSLASH_ESCAPES.
-func (mysqlWords) literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
+// literal quotes a constant for a session with NO_BACKSLASH_ESCAPES. Where the driver finds a ? too many, it leaves the arguments to the
+// server, which takes only so many.
+func (mysqlWords) literal(text string) string {
+	if strings.Contains(text, "?") {
+		return fmt.Sprintf("_utf8mb4 X'%X'", text)
+	}
+	return "'" + strings.ReplaceAll(text, "'", "''") + "'"
+}
 
 // mysqlRowsAtOnce is how many rows one statement writes: far below what a packet holds.
 const mysqlRowsAtOnce = 500

@@ -51,17 +51,17 @@ func (p postgres) insert(b *pgx.Batch, table, key string, rows ...field) {
 		}
 		lists = append(lists, f)
 	}
-	from := p.inline(&args, "u", lists...)
-	statement := "INSERT INTO " + table + " (" + strings.Join(names, ", ") + ") SELECT " + strings.Join(values, ", ") + " FROM " + from
-	if key == "" {
-		b.Queue(statement, args...)
+	into := "INSERT INTO " + table + " (" + strings.Join(names, ", ") + ") SELECT " + strings.Join(values, ", ") + " FROM "
+	if key == "" { // the server numbers them: in order
+		call, columns := unnest(&args, lists)
+		b.Queue(into+call+" WITH ORDINALITY AS u ("+columns+", ordinal) ORDER BY u.ordinal", args...)
 		return
 	}
 	sets := make([]string, len(names))
 	for i, name := range names {
 		sets[i] = name + " = EXCLUDED." + name
 	}
-	b.Queue(statement+" ON CONFLICT ("+key+") DO UPDATE SET "+strings.Join(sets, ", "), args...)
+	b.Queue(into+p.inline(&args, "u", lists...)+" ON CONFLICT ("+key+") DO UPDATE SET "+strings.Join(sets, ", "), args...)
 }
 
 func (p postgres) remove(b *pgx.Batch, table string, rows ...field) {
@@ -74,12 +74,17 @@ func (p postgres) remove(b *pgx.Batch, table string, rows ...field) {
 }
 
 func (postgres) inline(args *[]any, name string, rows ...field) string {
+	call, columns := unnest(args, rows)
+	return call + " AS " + name + " (" + columns + ")"
+}
+
+func unnest(args *[]any, rows []field) (call, columns string) {
 	lists, names := make([]string, len(rows)), make([]string, len(rows))
 	for i, f := range rows {
 		*args = append(*args, f.values)
 		lists[i], names[i] = fmt.Sprintf("$%d::%s[]", len(*args), f.kind), f.name
 	}
-	return "unnest(" + strings.Join(lists, ", ") + ") AS " + name + " (" + strings.Join(names, ", ") + ")"
+	return "unnest(" + strings.Join(lists, ", ") + ")", strings.Join(names, ", ")
 }
 
 func (postgres) text(column, _ string) string { return column + "::text" }

@@ -279,3 +279,29 @@ func testHugeQuantities(t *testing.T) {
 	a.count(a.store())
 	a.expect(`SELECT concat_ws(' ', subject_id, used, remaining, allowed) FROM feature_access WHERE subject_id <> '*' ORDER BY 1`, "ann 9223372036854775807 0 f", "bob -7 9 t")
 }
+
+// TestRollingCount counts into buckets, and afresh where the trigger becomes another one.
+func TestRollingCount(t *testing.T) { onBoth(t, testRollingCount) }
+
+func testRollingCount(t *testing.T) {
+	a := newConventional(t)
+	l := features(3)
+	l.Window = loops.Window{Kind: loops.Rolling, Period: loops.Period{Text: "30d", Length: 30 * 24 * time.Hour}}
+	a.plan = planOf(l)
+	for _, age := range []string{"1", "1", "50", "100", "900"} {
+		a.exec(`INSERT INTO usage (user_id, endpoint, method, created_at) VALUES ('ann', '/api/features/1', 'POST', now() - interval '` + age + ` hours')`)
+	}
+	a.exec(`INSERT INTO usage (user_id, endpoint, method) VALUES ('ann', '/api/features/2', 'POST'), ('bob', '/api/features/1?x=2', 'POST')`)
+	s := a.store()
+	for range 2 {
+		a.counted(s)
+		a.expect(`SELECT concat_ws(' ', subject_id, used, allowed) FROM feature_access WHERE subject_id <> '*' ORDER BY 1`, "ann 5 f", "bob 1 t")
+		a.expect(`SELECT concat_ws(' ', subject_id, sum(used), min(start) < now() - interval '4 days', max(start) <= now()) FROM tiergate.bucket GROUP BY subject_id ORDER BY 1`, "ann 5 t t", "bob 1 f t")
+	}
+	l.Trigger.Endpoint = "/api/features/2"
+	a.plan = planOf(l)
+	s = a.resumed(true)
+	a.join(s)
+	a.expect(`SELECT concat_ws(' ', subject_id, used, allowed) FROM feature_access WHERE subject_id <> '*' ORDER BY 1`, "ann 1 t", "bob 0 t")
+	a.expect(`SELECT concat_ws(' ', subject_id, sum(used)) FROM tiergate.bucket WHERE used <> 0 GROUP BY subject_id`, "ann 1")
+}

@@ -25,6 +25,7 @@ work: BEGIN
     DECLARE v_before BIGINT;         -- used, before this use
     DECLARE v_fraction, v_line, v_crossed DOUBLE; -- the uses at which a fraction of the limit is reached; the highest warning crossed
     DECLARE v_i INT DEFAULT 0;
+    DECLARE v_over BOOLEAN;          -- the last bucket has rolled off, from no more than half of the lowest line
     DECLARE v_text TEXT @bin@;
     DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
 
@@ -80,7 +81,12 @@ work: BEGIN
 
     IF v_made THEN
         SET w_used = 0, w_limit = k_limit, w_tier = k_tier, w_closed_at = k_since,
-            w_episode = COALESCE((SELECT CAST(m.value AS SIGNED) FROM tiergate_meta m WHERE m.key = 'first_episode'), 0);
+            w_episode = GREATEST(COALESCE((SELECT CAST(m.value AS SIGNED) FROM tiergate_meta m WHERE m.key = 'first_episode'), 0),
+                COALESCE(TIMESTAMPDIFF(SECOND, '1970-01-01', k_since), 0));
+        -- What is left of a row that was lost is no use of this one.
+        IF p_quantity <> 0 AND EXISTS (SELECT 1 FROM tiergate_bucket b WHERE b.subject_id = p_subject AND b.feature = p_feature) THEN
+            DELETE FROM tiergate_bucket WHERE subject_id = p_subject AND feature = p_feature;
+        END IF;
     ELSEIF p_quantity <> 0 AND (k_kind IN ('rolling', 'billing') OR w_tier <> k_tier OR NOT w_limit <=> k_limit) THEN
         SELECT fa.tier, fa.used, fa.usage_limit, fa.updated_at INTO s_tier, s_used, s_limit, s_updated_at
         FROM feature_access fa WHERE fa.subject_id = p_subject AND fa.feature = p_feature;
@@ -90,6 +96,13 @@ work: BEGIN
     END IF;
 
     SET b_used = w_used, b_start = w_start, b_resets_at = w_resets_at, b_episode = w_episode, b_closed_at = w_closed_at, b_refused = w_refused;
+    IF k_since > COALESCE(w_closed_at, '1000-01-01') THEN -- this user was deleted while the row was held, and came back
+        SET w_used = 0, b_used = 0, b_start = NULL, b_resets_at = NULL, b_closed_at = k_since,
+            b_episode = GREATEST(b_episode + 1, TIMESTAMPDIFF(SECOND, '1970-01-01', k_since));
+        IF p_quantity <> 0 AND EXISTS (SELECT 1 FROM tiergate_bucket b WHERE b.subject_id = p_subject AND b.feature = p_feature) THEN
+            DELETE FROM tiergate_bucket WHERE subject_id = p_subject AND feature = p_feature;
+        END IF;
+    END IF;
     SET v_at = GREATEST(v_now, COALESCE(w_closed_at, v_now), COALESCE(w_start, v_now)); -- whoever had the lock before may have been ahead of our clock
     SET v_down = COALESCE(b_used >= w_limit OR w_limit = 0, FALSE);
 
@@ -115,6 +128,13 @@ work: BEGIN
         SET v_line = FLOOR(IF(JSON_LENGTH(k_warn_at) = 0, w_limit, GREATEST(1, CEIL(JSON_EXTRACT(k_warn_at, '$[0]') * w_limit - 1e-9))) / 2);
         IF w_limit > 0 AND w_used > v_line AND b_used <= v_line THEN
             SET b_episode = b_episode + 1;
+        END IF;
+        IF w_resets_at <= v_at THEN -- nothing may be left, whatever the line was meanwhile
+            SELECT b.rolls_off <= v_at AND (COALESCE(w_limit, 0) = 0 OR b.used <= v_line) INTO v_over FROM tiergate_bucket b
+            WHERE b.subject_id = p_subject AND b.feature = p_feature ORDER BY b.start DESC LIMIT 1;
+            IF v_over THEN
+                SET b_episode = b_episode + 1;
+            END IF;
         END IF;
     ELSEIF b_resets_at <= v_at THEN
         IF p_quantity <> 0 AND v_down AND w_limit > 0 THEN

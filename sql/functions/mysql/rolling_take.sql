@@ -15,12 +15,8 @@ BEGIN
     OPEN newest;
     FETCH newest INTO v_start, v_used;
     WHILE NOT v_done AND v_left > 0 DO
-        IF v_used <= v_left THEN
-            DELETE FROM tiergate_bucket WHERE subject_id = p_subject AND feature = p_feature AND start = v_start;
-        ELSE
-            UPDATE tiergate_bucket b SET b.used = v_used - v_left
-            WHERE b.subject_id = p_subject AND b.feature = p_feature AND b.start = v_start;
-        END IF;
+        UPDATE tiergate_bucket b SET b.used = v_used - LEAST(v_used, v_left)
+        WHERE b.subject_id = p_subject AND b.feature = p_feature AND b.start = v_start;
         SET v_left = v_left - LEAST(v_used, v_left);
         FETCH newest INTO v_start, v_used;
     END WHILE;

@@ -1,5 +1,5 @@
 -- name: path
-TRIM(TRAILING '/' FROM SUBSTRING_INDEX(COALESCE(%s, ''), '?', 1))
+TRIM(TRAILING '/' FROM SUBSTRING_INDEX(COALESCE(%s, ''), _utf8mb4 X'3F', 1))
 -- name: pattern
 %[1]s REGEXP CONCAT('(?s)', LEFT(%[2]s, CHAR_LENGTH(%[2]s) - 1), '\z')
 -- name: prefix
