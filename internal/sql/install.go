@@ -41,9 +41,12 @@ type InstallOptions struct {
 // They run in one transaction, under a lock, and repeat without harm.
 func Script(ctx context.Context, conn *Session, o InstallOptions) ([]string, error) {
 	if isMySQLSession(conn) {
-		return nil, &loops.Fault{Step: "print what install would do", Err: errors.New("that is not supported on MySQL in this version"), Kind: loops.Permanent,
-			Hint: "`sidecar install` runs it"}
+		return nil, unprintable()
 	}
+	return postgresScript(ctx, conn, o)
+}
+
+func postgresScript(ctx context.Context, conn *Session, o InstallOptions) ([]string, error) {
 	have, err := installed(ctx, conn, o)
 	if err != nil {
 		return nil, err

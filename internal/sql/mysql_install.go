@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tiergate/tiergate/internal/loops"
 )
 
 // installMySQL installs into a session's database. What DDL has done is done: a run that was cut short is gone on with by the next.
@@ -39,6 +41,11 @@ func installMySQL(ctx context.Context, s *Session, l *mysqlLink, o InstallOption
 func isMySQLSession(s *Session) bool {
 	_, ok := s.life.(*mysqlLink)
 	return ok
+}
+
+func unprintable() error {
+	return &loops.Fault{Step: "print what install would do", Err: errors.New("that is not supported on MySQL in this version"), Kind: loops.Permanent,
+		Hint: "`sidecar install` runs it"}
 }
 
 // lookAtMySQL tells what is installed. Whether routines are of another version only install finds out.
