@@ -3,6 +3,7 @@ package sql
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -55,8 +56,7 @@ func (mysqlWords) tables(ctx context.Context, q querier) (all []Table, err error
 		return err
 	}
 	err = each(`SELECT t.table_schema, t.table_name, '', CASE WHEN t.table_type LIKE '%VIEW' THEN 'v' ELSE 'r' END, FALSE FROM information_schema.tables t
-		WHERE t.table_schema = DATABASE() AND t.table_name <> 'feature_access' AND t.table_name NOT LIKE 'tiergate!_%' ESCAPE '!' AND t.table_type <> 'SEQUENCE'
-		ORDER BY t.table_name`, func(t *Table, _, kind string, _ bool) { t.Kind = kind })
+		WHERE t.table_schema = DATABASE() AND t.table_name <> 'feature_access' AND t.table_name NOT LIKE 'tiergate!_%' ESCAPE '!' AND t.table_type <> 'SEQUENCE'`, func(t *Table, _, kind string, _ bool) { t.Kind = kind })
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +92,7 @@ func (mysqlWords) tables(ctx context.Context, q querier) (all []Table, err error
 			}
 		}
 	}
+	slices.SortFunc(all, func(a, b Table) int { return strings.Compare(a.Name, b.Name) }) // servers sort in their own ways
 	return all, err
 }
 

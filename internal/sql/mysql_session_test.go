@@ -151,9 +151,9 @@ func TestMySQLCatalog(t *testing.T) {
 		}
 	}
 	want := []Table{
+		{Schema: a.schema, Name: "Usage", Kind: "r", Columns: []Column{{"id", "bigint"}, {"userId", "char"}}, Key: []string{"id"}, Unique: []string{"id", "userId"}},
 		{Schema: a.schema, Name: "pairs", Kind: "r", Columns: []Column{{"a", "int"}, {"b", "int"}, {"c", "int"}}, Key: []string{"b", "c"}, Unique: []string{"a"}},
 		{Schema: a.schema, Name: "seen", Kind: "v", Columns: []Column{{"id", "bigint"}}},
-		{Schema: a.schema, Name: "Usage", Kind: "r", Columns: []Column{{"id", "bigint"}, {"userId", "char"}}, Key: []string{"id"}, Unique: []string{"id", "userId"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
