@@ -58,6 +58,7 @@ func (m *reference) admit(r *rule) {
 	m.rules = append(m.rules, r)
 	for _, s := range m.subjects {
 		s.rows[r.feature] = s.fresh(r, s.since, m.episode)
+		s.rows[r.feature].made = m.events == nil
 		m.recount(s, r)
 	}
 }
@@ -88,6 +89,7 @@ func (m *reference) lostFlags() {
 		for _, r := range m.rules {
 			m.drop(s, r, r.warned(), "blocked")
 			s.rows[r.feature] = s.fresh(r, s.since, m.episode)
+			s.rows[r.feature].made = m.events == nil
 			m.recount(s, r)
 		}
 	}
