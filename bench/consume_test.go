@@ -87,7 +87,7 @@ func BenchmarkConsume(b *testing.B) {
 	x := newBench(b)
 	conn := x.connect()
 	x.exec(conn, rivals)
-	if _, err := sql.Install(context.Background(), conn, sql.InstallOptions{Schema: "public",
+	if _, err := sql.Install(context.Background(), sql.Postgres(conn), sql.InstallOptions{Schema: "public",
 		Watches: []loops.Watch{{Role: loops.Usage, Schema: "public", Table: "usage"}}}); err != nil {
 		b.Fatal(err)
 	}

@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/tiergate/tiergate/internal/config"
@@ -77,7 +75,7 @@ func (k *checkup) all(ctx context.Context, dir string) {
 		k.faults("connection", err)
 		return
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer conn.End()
 	server, err := sql.Inspect(ctx, conn)
 	if err != nil {
 		k.faults("server", err)
@@ -102,8 +100,8 @@ func (k *checkup) all(ctx context.Context, dir string) {
 	}
 }
 
-func overTLS(conn *pgx.Conn) string {
-	if _, ok := conn.PgConn().Conn().(*tls.Conn); ok {
+func overTLS(conn *sql.Session) string {
+	if conn.Encrypted {
 		return "over TLS"
 	}
 	return "without TLS"

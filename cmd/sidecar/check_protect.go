@@ -4,13 +4,11 @@ import (
 	"context"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/tiergate/tiergate/internal/sql"
 )
 
 // protections says which tables refuse new rows by themselves, and what gets past that.
-func (k *checkup) protections(ctx context.Context, conn *pgx.Conn) {
+func (k *checkup) protections(ctx context.Context, conn *sql.Session) {
 	found, err := sql.Protections(ctx, conn)
 	k.faults("protected tables", err)
 	for _, p := range found {

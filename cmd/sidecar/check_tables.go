@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/tiergate/tiergate/internal/loops"
 	"github.com/tiergate/tiergate/internal/sql"
 )
@@ -19,7 +17,7 @@ const large = 1_000_000
 
 // tables looks at the watched tables and at what is installed. Only where all of them were recognised
 // can be said what install would do.
-func (k *checkup) tables(ctx context.Context, conn *pgx.Conn, v sql.Server, p *prepared, complete bool) {
+func (k *checkup) tables(ctx context.Context, conn *sql.Session, v sql.Server, p *prepared, complete bool) {
 	for _, note := range p.notes {
 		k.warn("tables", "", "%s", note)
 	}
@@ -77,7 +75,7 @@ func mapping(w *loops.Watch) string {
 }
 
 // installation says what stands in the database. It returns how many statements install would run.
-func (k *checkup) installation(ctx context.Context, conn *pgx.Conn, v sql.Server, p *prepared) (missing int) {
+func (k *checkup) installation(ctx context.Context, conn *sql.Session, v sql.Server, p *prepared) (missing int) {
 	k.group = "Installation"
 	have, err := sql.LookAtInstallation(ctx, conn, p.install())
 	switch {
@@ -112,7 +110,7 @@ func (k *checkup) installation(ctx context.Context, conn *pgx.Conn, v sql.Server
 }
 
 // consumers says who may use the strict features.
-func (k *checkup) consumers(ctx context.Context, conn *pgx.Conn, p *prepared) {
+func (k *checkup) consumers(ctx context.Context, conn *sql.Session, p *prepared) {
 	if !slices.ContainsFunc(p.plan.Loops, func(l loops.Loop) bool { return l.Enforcement == loops.Strict }) {
 		return
 	}
@@ -124,7 +122,7 @@ func (k *checkup) consumers(ctx context.Context, conn *pgx.Conn, p *prepared) {
 }
 
 // altered says what is wrong with publications that somebody changed: rows are missing in the stream.
-func (k *checkup) altered(ctx context.Context, conn *pgx.Conn, p *prepared) {
+func (k *checkup) altered(ctx context.Context, conn *sql.Session, p *prepared) {
 	steps, err := sql.Altered(ctx, conn, p.install())
 	k.faults("publications", err)
 	if len(steps) > 0 {
@@ -133,7 +131,7 @@ func (k *checkup) altered(ctx context.Context, conn *pgx.Conn, p *prepared) {
 }
 
 // exposure looks for what a later GRANT … ON ALL TABLES, or row-level security, did to what install had set.
-func (k *checkup) exposure(ctx context.Context, conn *pgx.Conn, v sql.Server, p *prepared) {
+func (k *checkup) exposure(ctx context.Context, conn *sql.Session, v sql.Server, p *prepared) {
 	access := sql.Quote(p.schema, "feature_access")
 	hidden, err := sql.Hidden(ctx, conn, p.schema)
 	k.faults("feature_access", err)
@@ -164,7 +162,7 @@ func (k *checkup) exposure(ctx context.Context, conn *pgx.Conn, v sql.Server, p 
 }
 
 // mayInstall looks at the rights that only installing takes.
-func (k *checkup) mayInstall(ctx context.Context, conn *pgx.Conn, v sql.Server, schema string) {
+func (k *checkup) mayInstall(ctx context.Context, conn *sql.Session, v sql.Server, schema string) {
 	role := sql.Quote(v.User)
 	if !v.MayCreate {
 		k.fail("right to install", fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s;%s", sql.Quote(v.Database), role, orPrint), "%s may not create schemas and publications", v.User)
@@ -219,7 +217,7 @@ func knownStatus(text string) bool {
 }
 
 // subscriptions looks at what the table holds: words that nobody knows, and how plans will be read.
-func (k *checkup) subscriptions(ctx context.Context, conn *pgx.Conn, w *loops.Watch, plan *loops.Plan) {
+func (k *checkup) subscriptions(ctx context.Context, conn *sql.Session, w *loops.Watch, plan *loops.Plan) {
 	k.group = "Subscriptions"
 	if w.Has(loops.FieldStatus) {
 		found, err := sql.Distinct(ctx, conn, w, loops.FieldStatus)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/tiergate/tiergate/internal/sql"
@@ -17,7 +16,7 @@ func emailsCommand() *cobra.Command {
 	list := &cobra.Command{Use: "list", Short: "Show the newest emails: what left, what waits, what is dead and why", Args: cobra.NoArgs}
 	asJSON := jsonFlag(list)
 	list.RunE = func(c *cobra.Command, _ []string) error {
-		return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error {
+		return inInstalled(c, func(ctx context.Context, conn *sql.Session, _ *prepared) error {
 			rows, err := sql.ListEmails(ctx, conn, 50)
 			if err != nil {
 				return err
@@ -37,7 +36,7 @@ func emailsCommand() *cobra.Command {
 			if all := args[0] == "all"; !all && (err != nil || id < 1) {
 				return usageError{fmt.Errorf("%q is no email's id: see `sidecar emails list`", args[0])}
 			}
-			return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error {
+			return inInstalled(c, func(ctx context.Context, conn *sql.Session, _ *prepared) error {
 				queued, err := sql.RetryEmails(ctx, conn, id)
 				if err == nil {
 					fmt.Fprintf(c.OutOrStdout(), "%d queued again\n", queued)
@@ -47,7 +46,7 @@ func emailsCommand() *cobra.Command {
 		}}
 	adopt := &cobra.Command{Use: "adopt", Short: "Send this database's emails from here, after it was moved", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error { return sql.Adopt(ctx, conn) })
+			return inInstalled(c, func(ctx context.Context, conn *sql.Session, _ *prepared) error { return sql.Adopt(ctx, conn) })
 		}}
 	c.AddCommand(list, retry, adopt)
 	return c

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/tiergate/tiergate/internal/loops"
@@ -19,7 +18,7 @@ func explainCommand() *cobra.Command {
 	c := &cobra.Command{Use: "explain SUBJECT FEATURE", Short: "Tell why a subject may or may not use a feature", Args: cobra.ExactArgs(2)}
 	asJSON := jsonFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
+		return inInstalled(c, func(ctx context.Context, conn *sql.Session, p *prepared) error {
 			if _, err := p.loopOf(args[1]); err != nil {
 				return err
 			}

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/tiergate/tiergate/internal/config"
@@ -41,7 +40,7 @@ func grantCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
+		return inInstalled(c, func(ctx context.Context, conn *sql.Session, p *prepared) error {
 			l, err := p.loopOf(grant.Feature)
 			if err != nil {
 				return err
@@ -113,7 +112,7 @@ func grantListCommand() *cobra.Command {
 	c.Flags().BoolVar(&all, "all", false, "show those too that were revoked or have expired")
 	asJSON := jsonFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error {
+		return inInstalled(c, func(ctx context.Context, conn *sql.Session, _ *prepared) error {
 			subject := ""
 			if len(args) == 1 {
 				subject = args[0]
@@ -146,7 +145,7 @@ func grantRevokeCommand() *cobra.Command {
 		if err != nil || id < 1 {
 			return usageError{fmt.Errorf("%q is no grant's id: see `sidecar grant list`", args[0])}
 		}
-		return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
+		return inInstalled(c, func(ctx context.Context, conn *sql.Session, p *prepared) error {
 			done, err := sql.Revoke(ctx, conn, id)
 			switch g := &done.Grant; {
 			case err != nil:

@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/tiergate/tiergate/internal/sql"
 )
 
 // inDatabase runs a command that needs the configuration matched with the database.
-func inDatabase(c *cobra.Command, work func(ctx context.Context, conn *pgx.Conn, p *prepared) error) error {
+func inDatabase(c *cobra.Command, work func(ctx context.Context, conn *sql.Session, p *prepared) error) error {
 	dir, err := c.Flags().GetString("dir")
 	if err != nil {
 		return err
@@ -27,13 +26,13 @@ func inDatabase(c *cobra.Command, work func(ctx context.Context, conn *pgx.Conn,
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(c.Context()))
+	defer conn.End()
 	return work(c.Context(), conn, p)
 }
 
 // inInstalled runs a command that needs the sidecar's own tables too.
-func inInstalled(c *cobra.Command, work func(ctx context.Context, conn *pgx.Conn, p *prepared) error) error {
-	return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
+func inInstalled(c *cobra.Command, work func(ctx context.Context, conn *sql.Session, p *prepared) error) error {
+	return inDatabase(c, func(ctx context.Context, conn *sql.Session, p *prepared) error {
 		if err := sql.RequireInstalled(ctx, conn); err != nil {
 			return err
 		}
@@ -46,7 +45,7 @@ func installCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "install", Short: "Create tables, functions and publications (run does it by itself)", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
+			return inDatabase(c, func(ctx context.Context, conn *sql.Session, p *prepared) error {
 				if show {
 					return printScript(ctx, c, conn, p)
 				}
@@ -67,7 +66,7 @@ func installCommand() *cobra.Command {
 	return c
 }
 
-func printScript(ctx context.Context, c *cobra.Command, conn *pgx.Conn, p *prepared) error {
+func printScript(ctx context.Context, c *cobra.Command, conn *sql.Session, p *prepared) error {
 	script, err := sql.Script(ctx, conn, p.install())
 	if err != nil {
 		return err
@@ -103,7 +102,7 @@ func uninstallCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer conn.Close(context.WithoutCancel(ctx))
+			defer conn.End()
 			schema, err := schemaOf(ctx, conn, settings)
 			if err != nil {
 				return err

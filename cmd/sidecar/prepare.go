@@ -6,7 +6,6 @@ import (
 	"os"
 
 	"github.com/jackc/pglogrepl"
-	"github.com/jackc/pgx/v5"
 
 	"github.com/tiergate/tiergate/internal/config"
 	"github.com/tiergate/tiergate/internal/loops"
@@ -51,7 +50,7 @@ func readPlan(dir string, s config.Settings) (*loops.Plan, error) {
 }
 
 // match finds the application's tables. What was found is returned even with an error.
-func match(ctx context.Context, conn *pgx.Conn, s config.Settings, plan *loops.Plan) (*prepared, error) {
+func match(ctx context.Context, conn *sql.Session, s config.Settings, plan *loops.Plan) (*prepared, error) {
 	end, err := sql.WALEnd(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -60,7 +59,7 @@ func match(ctx context.Context, conn *pgx.Conn, s config.Settings, plan *loops.P
 	if err != nil {
 		return nil, err
 	}
-	p := &prepared{settings: s, plan: plan, slot: sql.SlotName(conn.Config().Database)}
+	p := &prepared{settings: s, plan: plan, slot: sql.SlotName(conn.Database)}
 	if p.since, err = pglogrepl.ParseLSN(end); err != nil {
 		return nil, err
 	}
@@ -73,7 +72,7 @@ func match(ctx context.Context, conn *pgx.Conn, s config.Settings, plan *loops.P
 }
 
 // schemaOf returns the application's schema: the URL's, else the one its user works in.
-func schemaOf(ctx context.Context, conn *pgx.Conn, s config.Settings) (string, error) {
+func schemaOf(ctx context.Context, conn *sql.Session, s config.Settings) (string, error) {
 	if s.Database.Schema != "" {
 		return s.Database.Schema, nil
 	}
@@ -115,7 +114,7 @@ func lookUp(ctx context.Context, s config.Settings, plan *loops.Plan) (*prepared
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(ctx)
+	defer conn.End()
 	return match(ctx, conn, s, plan)
 }
 

@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -187,7 +186,7 @@ func (s *sidecar) install(ctx context.Context, p *prepared) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer conn.End()
 	changed, err := sql.Install(ctx, conn, p.install())
 	if changed {
 		s.log.Info("installed", "schema", "tiergate", "flags", p.schema+".feature_access")
@@ -201,7 +200,7 @@ func dropStream(ctx context.Context, p *prepared) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer conn.End()
 	return sql.GiveUpSlot(ctx, conn)
 }
 
@@ -226,7 +225,7 @@ func facts(url string) func(context.Context) (cdc.Facts, error) {
 		if err != nil {
 			return cdc.Facts{}, err
 		}
-		defer conn.Close(ctx)
+		defer conn.End()
 		st, err := sql.Replication(ctx, conn)
 		return cdc.Facts{Exists: st.Exists, Plugin: st.Plugin, Database: st.Database, ThisDatabase: st.ThisDatabase, Lost: st.Lost,
 			ConfirmedFlush: st.ConfirmedFlush, Publications: st.Publications}, err
@@ -236,9 +235,9 @@ func facts(url string) func(context.Context) (cdc.Facts, error) {
 // watch looks at the publications, at retained WAL and at the outbox. A table that is dropped leaves its
 // publication without a word in the stream: only a look tells. A slot that keeps more than
 // max_retained_wal is given up: filling the application's disk is worse than counting again.
-func (s *sidecar) watch(p *prepared) func(context.Context, *pgx.Conn) error {
+func (s *sidecar) watch(p *prepared) func(context.Context, *sql.Session) error {
 	var first string
-	return func(ctx context.Context, conn *pgx.Conn) error {
+	return func(ctx context.Context, conn *sql.Session) error {
 		publications, err := sql.PublicationState(ctx, conn)
 		if err != nil {
 			return err

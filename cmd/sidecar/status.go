@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/tiergate/tiergate/internal/sql"
@@ -29,7 +28,7 @@ func readStatus(ctx context.Context, p *prepared) (sql.Status, error) {
 	if err != nil {
 		return sql.Status{}, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer conn.End()
 	return sql.ReadStatus(ctx, conn, p.schema)
 }
 
@@ -37,7 +36,7 @@ func statusCommand() *cobra.Command {
 	c := &cobra.Command{Use: "status", Short: "Show where the sidecar stands: lag, retained WAL, flags, emails", Args: cobra.NoArgs}
 	asJSON := jsonFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		return inDatabase(c, func(ctx context.Context, conn *pgx.Conn, p *prepared) error {
+		return inDatabase(c, func(ctx context.Context, conn *sql.Session, p *prepared) error {
 			st, err := sql.ReadStatus(ctx, conn, p.schema)
 			if err != nil {
 				return err

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/tiergate/tiergate/internal/sql"
@@ -15,12 +14,12 @@ func verifyCommand() *cobra.Command {
 	c := &cobra.Command{Use: "verify", Short: "Compare the flags with the data, while the sidecar runs", Args: cobra.NoArgs}
 	asJSON := jsonFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		return inInstalled(c, func(ctx context.Context, _ *pgx.Conn, p *prepared) error {
+		return inInstalled(c, func(ctx context.Context, _ *sql.Session, p *prepared) error {
 			conn, err := sql.Connect(ctx, p.url(), sql.ForVerify)
 			if err != nil {
 				return err
 			}
-			defer conn.Close(context.WithoutCancel(ctx))
+			defer conn.End()
 			report, err := sql.Verify(ctx, conn, sql.Options{Schema: p.schema, Plan: p.plan, Watches: p.watches})
 			if err != nil {
 				return err
@@ -66,7 +65,7 @@ func resyncCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "resync", Short: "Count everything again; the flags stand until they are replaced", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return inInstalled(c, func(ctx context.Context, conn *pgx.Conn, _ *prepared) error {
+			return inInstalled(c, func(ctx context.Context, conn *sql.Session, _ *prepared) error {
 				if err := sql.Resync(ctx, conn, down); err != nil {
 					return err
 				}

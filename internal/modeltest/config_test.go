@@ -127,7 +127,7 @@ func (h *history) pending() string {
 	if !scan[bool](h.t, h.conn, `SELECT to_regclass('feature_access') IS NOT NULL`) {
 		return "feature_access is not there"
 	}
-	publications, err := sql.PublicationState(h.t.Context(), h.conn)
+	publications, err := sql.PublicationState(h.t.Context(), sql.Postgres(h.conn))
 	if err != nil {
 		h.t.Fatal(err)
 	}

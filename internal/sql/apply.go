@@ -2,10 +2,15 @@ package sql
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
+	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -22,8 +27,10 @@ const (
 // Store keeps flags, events and position. Its connection belongs to the goroutine that follows the
 // stream.
 type Store struct {
-	url      string
-	access   string // the quoted name of feature_access
+	dialect
+	connect  func(ctx context.Context, purpose Purpose) (*Session, error)
+	kinds    map[string]string // see source
+	access   string            // the quoted name of feature_access
 	plan     *loops.Plan
 	watches  []loops.Watch
 	index    map[string]int // loop by feature
@@ -35,7 +42,7 @@ type Store struct {
 	log      *slog.Logger
 	gauges   Gauges
 
-	conn         *pgx.Conn
+	conn         *Session
 	seq          int64
 	at           loops.Position // as stored
 	stale        bool           // rows are still to be brought in line with the plan
@@ -66,13 +73,18 @@ type Options struct {
 	TestClock bool
 	Log       *slog.Logger
 	Gauges    Gauges
+	// View returns the session that sees a snapshot of MySQL's change stream, by its name.
+	View func(name string) (*sql.Conn, bool)
 }
 
 // NewStore returns a store; Resume connects it.
 func NewStore(o Options) *Store {
 	s := &Store{
-		url: o.URL, access: ident(o.Schema, "feature_access"), plan: o.Plan, watches: o.Watches,
+		dialect: dialectOf(o.URL), access: ident(o.Schema, "feature_access"), plan: o.Plan, watches: o.Watches,
 		index: map[string]int{}, term: o.Term, clock: o.TestClock, log: o.Log, gauges: o.Gauges,
+	}
+	s.connect = func(ctx context.Context, purpose Purpose) (*Session, error) {
+		return connect(ctx, o.URL, purpose, o.View)
 	}
 	for i, l := range o.Plan.Loops {
 		s.index[l.Feature] = i
@@ -86,32 +98,30 @@ func NewStore(o Options) *Store {
 // Close ends the store's connection.
 func (s *Store) Close() {
 	if s.conn != nil {
-		closeConn(s.conn)
+		s.conn.End()
 	}
-}
-
-func closeConn(conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	conn.Close(ctx)
 }
 
 // Resume connects anew, stores a plan that changed, and returns where the state stands; "" where the data must
 // be counted first. missing says that only some loops are.
 func (s *Store) Resume(ctx context.Context) (at loops.Position, missing bool, err error) {
 	s.Close()
-	conn, err := Connect(ctx, s.url, ForApply)
+	conn, err := s.connect(ctx, ForApply)
 	if err != nil {
 		return "", false, err
 	}
 	s.conn, s.nextDue, s.whole, s.elsewhere, s.again = conn, time.Time{}, false, nil, false
-	err = conn.QueryRow(ctx, `SELECT position, seq, coalesce((SELECT value::bigint FROM tiergate.meta WHERE key = 'first_episode'), 0)
-		FROM tiergate.checkpoint WHERE term = $1`, s.term).Scan(&at, &s.seq, &s.firstEpisode)
+	var first string
+	err = conn.QueryRow(ctx, `SELECT position, seq, coalesce((SELECT value FROM tiergate.meta WHERE "key" = 'first_episode'), '0')
+		FROM tiergate.checkpoint WHERE term = $1`, s.term).Scan(&at, &s.seq, &first)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", false, deposed()
 	}
 	if err != nil {
 		return "", false, explain("read the checkpoint", err)
+	}
+	if s.firstEpisode, err = strconv.ParseInt(first, 10, 64); err != nil {
+		return "", false, fmt.Errorf("tiergate.meta holds first_episode %q: %w", first, err)
 	}
 	s.at = at
 	if s.sparse, err = s.tooManyUsers(ctx); err != nil {
@@ -151,6 +161,7 @@ func deposed() error {
 
 // Apply decides a batch on the stored state and commits the outcome together with the position.
 func (s *Store) Apply(ctx context.Context, b loops.Batch, d *loops.Decider) (loops.Applied, error) {
+	b.Changes = s.nameable(b.Changes)
 	applied, err := s.transact(ctx, needsOf(b.Changes), b, false, d.Decide)
 	if err != nil {
 		return applied, err
@@ -161,6 +172,27 @@ func (s *Store) Apply(ctx context.Context, b loops.Batch, d *loops.Decider) (loo
 		return applied, s.refreshPage(ctx, b.Through, d)
 	}
 	return applied, nil
+}
+
+// nameable makes nobody of subjects that are longer than the tables hold, as a count does.
+func (s *Store) nameable(changes []loops.Change) []loops.Change {
+	most := s.longest()
+	if most == 0 {
+		return changes
+	}
+	fits := func(id string) bool { return len(id) <= most || utf8.RuneCountInString(id) <= most }
+	changes = slices.Clone(changes)
+	for i := range changes {
+		c := &changes[i]
+		if !fits(c.Use.Subject) {
+			c.Use.Subject = ""
+		}
+		if v, ok := c.Row[loops.FieldSubject]; ok && !fits(v.Text) {
+			c.Row = maps.Clone(c.Row)
+			c.Row[loops.FieldSubject] = loops.Value{Kind: loops.Null}
+		}
+	}
+	return changes
 }
 
 // count applies changes that were read from the tables and not from the stream.

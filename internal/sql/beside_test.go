@@ -25,7 +25,7 @@ func TestBesideKeepsTooMuch(t *testing.T) {
 	}
 	a.exec(`CREATE TABLE filler AS SELECT repeat(md5(i::text), 8) AS text FROM generate_series(1, 40000) i`)
 	for most, want := range map[int64]bool{1 << 40: false, 1 << 20: true} {
-		if ended, err := GiveUpBeside(t.Context(), a.conn, most); err != nil || ended != want {
+		if ended, err := GiveUpBeside(t.Context(), a.own, most); err != nil || ended != want {
 			t.Errorf("with a bound of %d bytes it is ended: %t, %v", most, ended, err)
 		}
 	}

@@ -26,53 +26,20 @@ type Column struct {
 
 // Catalog lists the application's tables: everything but the system's schemas and our own. Generated columns
 // are left out, as the change stream leaves them out.
-func Catalog(ctx context.Context, conn *pgx.Conn) ([]Table, error) {
-	rows, err := conn.Query(ctx, `
-		SELECT n.nspname, c.relname, c.relkind::text,
-			columns.names, columns.types, columns.shape,
-			ARRAY(SELECT a.attname::text FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k (num, pos)
-				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
-				WHERE i.indrelid = c.oid AND i.indisvalid AND CASE c.relreplident
-					WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END
-				ORDER BY k.pos),
-			ARRAY(SELECT DISTINCT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-				WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL ORDER BY 1)
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL (
-			SELECT coalesce(array_agg(a.attname::text ORDER BY a.attnum), '{}') AS names,
-				coalesce(array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum), '{}') AS types,
-				coalesce(string_agg(concat(a.attname, ':', a.atttypid, ':', a.atttypmod, ','), '' ORDER BY a.attnum), '') AS shape
-			FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-		) columns
-		WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND c.relname <> 'feature_access'
-			AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'tiergate') AND n.nspname !~ '^pg_(toast|temp)'
-		ORDER BY n.nspname, c.relname`)
-	if err != nil {
-		return nil, explain("read the catalog", err)
-	}
-	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Table, error) {
-		var t Table
-		var names, types []string
-		if err := row.Scan(&t.Schema, &t.Name, &t.Kind, &names, &types, &t.Shape, &t.Key, &t.Unique); err != nil {
-			return t, err
-		}
-		for i := range names {
-			t.Columns = append(t.Columns, Column{names[i], types[i]})
-		}
-		return t, nil
-	})
+func Catalog(ctx context.Context, conn *Session) ([]Table, error) {
+	tables, err := conn.tables(ctx, conn)
 	return tables, explain("read the catalog", err)
 }
 
 // WALEnd returns where the server writes now; on a standby, which is followed by nobody, 0/0.
-func WALEnd(ctx context.Context, conn *pgx.Conn) (lsn string, err error) {
+func WALEnd(ctx context.Context, conn *Session) (lsn string, err error) {
 	err = conn.QueryRow(ctx, `SELECT CASE WHEN pg_is_in_recovery() THEN '0/0' ELSE pg_current_wal_insert_lsn()::text END`).Scan(&lsn)
 	return lsn, explain("ask where the WAL ends", err)
 }
 
 // CurrentSchema returns the schema in which the URL's user would find an unqualified table.
-func CurrentSchema(ctx context.Context, conn *pgx.Conn) (schema string, err error) {
-	// Our sessions have no search path of their own: ask for the role's.
-	err = conn.QueryRow(ctx, `SELECT coalesce((SELECT n.nspname FROM pg_namespace n WHERE n.nspname = current_user), 'public')`).Scan(&schema)
+func CurrentSchema(ctx context.Context, conn *Session) (schema string, err error) {
+	schema, err = conn.schema(ctx, conn)
 	return schema, explain("find the application's schema", err)
 }
 
@@ -109,8 +76,8 @@ type SlotState struct {
 }
 
 // Replication asks about the slot and the publications.
-func Replication(ctx context.Context, conn *pgx.Conn) (SlotState, error) {
-	st := SlotState{Name: SlotName(conn.Config().Database)}
+func Replication(ctx context.Context, conn *Session) (SlotState, error) {
+	st := SlotState{Name: SlotName(conn.Database)}
 	err := conn.QueryRow(ctx, `SELECT coalesce(plugin::text, ''), coalesce(database::text, ''), coalesce(wal_status = 'lost' OR restart_lsn IS NULL, false), active,
 			coalesce(confirmed_flush_lsn::text, ''),
 			coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END, restart_lsn), 0)::bigint

@@ -3,6 +3,7 @@ package sql
 import (
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,7 +34,7 @@ type Server struct {
 }
 
 // Inspect looks at the server.
-func Inspect(ctx context.Context, conn *pgx.Conn) (Server, error) {
+func Inspect(ctx context.Context, conn *Session) (Server, error) {
 	var s Server
 	err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('wal_level'),
 			pg_is_in_recovery(), current_user::text, current_database()::text,
@@ -49,7 +50,7 @@ func Inspect(ctx context.Context, conn *pgx.Conn) (Server, error) {
 			CASE WHEN to_regproc('aurora_version') IS NOT NULL THEN 'Aurora' ELSE coalesce((SELECT min(k.host)
 				FROM (VALUES ('rds_superuser', 'RDS'), ('supabase_admin', 'Supabase'), ('neon_superuser', 'Neon'), ('cloudsqlsuperuser', 'Cloud SQL'),
 					('azure_pg_admin', 'Azure'), ('flypgadmin', 'Fly')) k (role, host) JOIN pg_roles ON rolname = k.role), '') END
-		FROM pg_roles r WHERE r.rolname = current_user`, SlotName(conn.Config().Database)).
+		FROM pg_roles r WHERE r.rolname = current_user`, SlotName(conn.Database)).
 		Scan(&s.Version, &s.VersionText, &s.WALLevel, &s.InRecovery, &s.User, &s.Database, &s.MayReplicate, &s.MayCreate,
 			&s.SlotsMax, &s.SlotsUsed, &s.SendersMax, &s.SendersUsed, &s.ConnectionsMax, &s.ConnectionsFree, &s.RetainedWALLimit, &s.SlotIdleLimit, &s.Host)
 	return s, explain("look at the server", err)
@@ -74,7 +75,7 @@ const filtered = `(row_security_active(c.oid) AND (NOT EXISTS (SELECT FROM pg_po
 	OR EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND NOT p.polpermissive AND p.polcmd IN ('r', '*'))))`
 
 // RightsOn looks at one watched table.
-func RightsOn(ctx context.Context, conn *pgx.Conn, w *loops.Watch) (Rights, error) {
+func RightsOn(ctx context.Context, conn *Session, w *loops.Watch) (Rights, error) {
 	names := append([]string{}, w.Key...)
 	for _, c := range w.Columns {
 		names = append(names, c.Name)
@@ -94,7 +95,7 @@ func RightsOn(ctx context.Context, conn *pgx.Conn, w *loops.Watch) (Rights, erro
 }
 
 // SchemaRights reports what the session's role may do in the application's schema.
-func SchemaRights(ctx context.Context, conn *pgx.Conn, schema string) (exists, use, create bool, err error) {
+func SchemaRights(ctx context.Context, conn *Session, schema string) (exists, use, create bool, err error) {
 	err = conn.QueryRow(ctx, `SELECT n.oid IS NOT NULL, coalesce(has_schema_privilege(n.oid, 'USAGE'), false), coalesce(has_schema_privilege(n.oid, 'CREATE'), false)
 		FROM (SELECT) one LEFT JOIN pg_namespace n ON n.nspname = $1`, schema).Scan(&exists, &use, &create)
 	return exists, use, create, explain("look at schema "+schema, err)
@@ -105,16 +106,28 @@ const mostDistinct = 50
 
 // Distinct lists what different values some columns of a watched table hold together, up to fifty of
 // them; "" stands for NULL.
-func Distinct(ctx context.Context, conn *pgx.Conn, w *loops.Watch, fields ...loops.Field) ([][]string, error) {
-	columns := make([]string, len(fields))
-	for i, f := range fields {
-		columns[i] = "coalesce(" + textOf(w, f) + ", '')"
-	}
-	rows, err := conn.Query(ctx, "SELECT DISTINCT ARRAY["+strings.Join(columns, ", ")+"] FROM "+ident(w.Schema, w.Table)+" ORDER BY 1 LIMIT $1", mostDistinct)
+func Distinct(ctx context.Context, conn *Session, w *loops.Watch, fields ...loops.Field) ([][]string, error) {
+	kinds, err := conn.kindsOf(ctx, conn, []loops.Watch{*w})
 	if err != nil {
 		return nil, explain("read table "+w.Table, err)
 	}
-	found, err := pgx.CollectRows(rows, pgx.RowTo[[]string])
+	table := source{Watch: w, dialect: conn.dialect, kinds: kinds}
+	columns, order := make([]string, len(fields)), make([]string, len(fields))
+	for i, f := range fields {
+		columns[i], order[i] = "coalesce("+table.textOf(f)+", '')", strconv.Itoa(i+1)
+	}
+	rows, err := conn.Query(ctx, "SELECT DISTINCT "+strings.Join(columns, ", ")+" FROM "+table.name()+" ORDER BY "+strings.Join(order, ", ")+" LIMIT $1", mostDistinct)
+	if err != nil {
+		return nil, explain("read table "+w.Table, err)
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) ([]string, error) {
+		values := make([]string, len(fields))
+		into := make([]any, len(fields))
+		for i := range values {
+			into[i] = &values[i]
+		}
+		return values, row.Scan(into...)
+	})
 	return found, explain("read table "+w.Table, err)
 }
 
@@ -126,7 +139,10 @@ type Installation struct {
 }
 
 // LookAtInstallation tells what install would do.
-func LookAtInstallation(ctx context.Context, conn *pgx.Conn, o InstallOptions) (Installation, error) {
+func LookAtInstallation(ctx context.Context, conn *Session, o InstallOptions) (Installation, error) {
+	if isMySQLSession(conn) {
+		return lookAtMySQL(ctx, conn, o)
+	}
 	have, err := installed(ctx, conn, o)
 	if err != nil {
 		return Installation{}, err
@@ -136,7 +152,7 @@ func LookAtInstallation(ctx context.Context, conn *pgx.Conn, o InstallOptions) (
 }
 
 // Altered lists the statements that set right a publication which is there and is not as it should be.
-func Altered(ctx context.Context, conn *pgx.Conn, o InstallOptions) ([]string, error) {
+func Altered(ctx context.Context, conn *Session, o InstallOptions) ([]string, error) {
 	steps, err := publicationStatements(ctx, conn, o)
 	return slices.DeleteFunc(steps, func(s string) bool { return !strings.HasPrefix(s, "ALTER ") }), err
 }
@@ -151,7 +167,7 @@ type Exposure struct {
 }
 
 // Exposed looks at the API's roles, where there are any. Grants to PUBLIC are theirs too.
-func Exposed(ctx context.Context, conn *pgx.Conn, schema string) ([]Exposure, error) {
+func Exposed(ctx context.Context, conn *Session, schema string) ([]Exposure, error) {
 	rows, err := conn.Query(ctx, `SELECT r.rolname::text,
 			coalesce(has_any_column_privilege(r.oid, a.oid, 'SELECT') AND NOT a.relrowsecurity, false),
 			coalesce((has_table_privilege(r.oid, a.oid, 'DELETE, TRUNCATE') OR has_any_column_privilege(r.oid, a.oid, 'INSERT, UPDATE')) AND NOT a.relrowsecurity, false),
@@ -169,7 +185,7 @@ func Exposed(ctx context.Context, conn *pgx.Conn, schema string) ([]Exposure, er
 }
 
 // Consumers lists who may call consume_feature, besides superusers: its owner first.
-func Consumers(ctx context.Context, conn *pgx.Conn) ([]string, error) {
+func Consumers(ctx context.Context, conn *Session) ([]string, error) {
 	rows, err := conn.Query(ctx, `SELECT role FROM (
 			SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee)::text END AS role, a.grantee = p.proowner AS owns
 			FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
@@ -183,7 +199,7 @@ func Consumers(ctx context.Context, conn *pgx.Conn) ([]string, error) {
 }
 
 // Hidden reports whether row-level security hides rows of feature_access from the session's role.
-func Hidden(ctx context.Context, conn *pgx.Conn, schema string) (hidden bool, err error) {
+func Hidden(ctx context.Context, conn *Session, schema string) (hidden bool, err error) {
 	err = conn.QueryRow(ctx, `SELECT coalesce((SELECT `+filtered+` FROM pg_class c WHERE c.oid = to_regclass($1)), false)`,
 		ident(schema, "feature_access")).Scan(&hidden)
 	return hidden, explain("look at feature_access", err)

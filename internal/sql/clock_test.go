@@ -13,7 +13,7 @@ func TestClockStandsWithoutTestClock(t *testing.T) {
 	stands("true")
 	o := a.options()
 	o.TestClock = true
-	if _, err := Install(t.Context(), a.conn, o); err != nil {
+	if _, err := Install(t.Context(), a.own, o); err != nil {
 		t.Fatal(err)
 	}
 	a.exec(`UPDATE tiergate.clock SET shift = '31 days'`)

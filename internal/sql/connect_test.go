@@ -66,12 +66,12 @@ func TestBounds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeConn(conn)
-	if err := bounded(t.Context(), conn, "5s"); err != nil {
+	defer conn.End()
+	if err := bounded(t.Context(), conn.life.(postgresLink).Conn, "5s"); err != nil {
 		t.Error(err)
 	}
 	var fault *loops.Fault
-	if err := bounded(t.Context(), conn, "6s"); !errors.As(err, &fault) || fault.Kind != loops.Permanent || !strings.Contains(fault.Hint, "DIRECT_URL") {
+	if err := bounded(t.Context(), conn.life.(postgresLink).Conn, "6s"); !errors.As(err, &fault) || fault.Kind != loops.Permanent || !strings.Contains(fault.Hint, "DIRECT_URL") {
 		t.Error(err)
 	}
 }

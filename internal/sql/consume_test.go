@@ -25,7 +25,7 @@ func newStrict(t *testing.T, change func(*loops.Loop)) *app {
 	a.plan = planOf(l)
 	o := a.options()
 	o.TestClock = true
-	if _, err := Install(t.Context(), a.conn, o); err != nil {
+	if _, err := Install(t.Context(), a.own, o); err != nil {
 		t.Fatal(err)
 	}
 	a.count(a.store())
@@ -36,6 +36,10 @@ func newStrict(t *testing.T, change func(*loops.Loop)) *app {
 // clock moves the test clock to a moment, in UTC.
 func (a *app) clock(at string) {
 	a.t.Helper()
+	if a.conn == nil {
+		a.exec(`UPDATE tiergate.clock SET shift = TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), $1)`, at)
+		return
+	}
 	a.exec(`UPDATE tiergate.clock SET shift = $1::timestamp AT TIME ZONE 'UTC' - statement_timestamp()`, at)
 }
 
@@ -47,6 +51,9 @@ func (a *app) consume(quantity int64) string {
 
 func (a *app) consumeAs(subject string, quantity int64) (said string) {
 	a.t.Helper()
+	if a.conn == nil {
+		return a.callConsume(subject, quantity)
+	}
 	query := `SELECT CASE WHEN allowed THEN 'granted ' ELSE 'refused ' END || used || '/' || coalesce(usage_limit::text, '∞') || coalesce(': ' || message, '')
 		FROM tiergate.consume_feature($1::text, 'features', $2)`
 	if err := a.conn.QueryRow(a.t.Context(), query, subject, quantity).Scan(&said); err != nil {
@@ -518,7 +525,7 @@ func TestConsumePrivileges(t *testing.T) {
 	callable(map[string]string{"reads": asking, "uses": "consume_feature", "named": "", "nobody": ""})
 	o := a.options()
 	o.AppRoles = []string{"named"}
-	if _, err := Install(t.Context(), a.conn, o); err != nil {
+	if _, err := Install(t.Context(), a.own, o); err != nil {
 		t.Fatal(err)
 	}
 	callable(map[string]string{"named": "consume_feature " + asking})

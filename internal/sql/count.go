@@ -106,7 +106,7 @@ func (s *Store) closeDue(ctx context.Context, d *loops.Decider) error {
 
 // finish brings every row in line with the plan, answers events that have no email row, and stores
 // the position together with the plan it was counted under.
-func (s *Store) finish(ctx context.Context, reader *pgx.Conn, d *loops.Decider, at loops.Position) error {
+func (s *Store) finish(ctx context.Context, reader *Session, d *loops.Decider, at loops.Position) error {
 	if err := s.beginRefresh(ctx); err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (s *Store) finish(ctx context.Context, reader *pgx.Conn, d *loops.Decider, 
 
 // answerEvents turns events without an email row into emails: those that a lost stream never showed. It
 // looks at all events there ever were, so it reads through a session that may take its time.
-func (s *Store) answerEvents(ctx context.Context, reader *pgx.Conn, d *loops.Decider) error {
+func (s *Store) answerEvents(ctx context.Context, reader *Session, d *loops.Decider) error {
 	rows, err := reader.Query(ctx, `SELECT e.id FROM tiergate.access_event e LEFT JOIN tiergate.email m ON m.event_id = e.id
 		WHERE e.kind IN ('blocked', 'warned') AND m.id IS NULL ORDER BY e.id`)
 	if err != nil {
@@ -185,13 +185,13 @@ func (s *Store) Tally(ctx context.Context, view loops.Snapshot) (loops.Tallies, 
 
 // sayCounted records that new loops were counted. It moves the stream past the view, which it must have come
 // to before they are let in: an idle database has nothing else that would.
-func (s *Store) sayCounted(ctx context.Context, conn *pgx.Conn) error {
+func (s *Store) sayCounted(ctx context.Context, conn *Session) error {
 	for i, missing := range s.elsewhere {
 		if !missing {
 			continue
 		}
 		l := &s.plan.Loops[i]
-		_, err := conn.Exec(ctx, `INSERT INTO tiergate.access_event (at, recorded_at, kind, subject_id, feature, loop, tier, used, episode, position, silent)
+		_, err := conn.Exec(ctx, `INSERT INTO tiergate.access_event (at, recorded_at, kind, subject_id, feature, "loop", tier, used, episode, position, silent)
 			SELECT tiergate.now(), tiergate.now(), $1, '', $2, $3, '', 0, 0, position, true FROM tiergate.checkpoint`, loops.Counted, l.Feature, l.Name)
 		if err != nil {
 			return explain("record the count of "+l.Feature, err)
@@ -203,7 +203,7 @@ func (s *Store) sayCounted(ctx context.Context, conn *pgx.Conn) error {
 // Replay counts the uses of a batch in the loops that are not counted yet.
 func (s *Store) Replay(ctx context.Context, b loops.Batch, d *loops.Decider) error {
 	uses := slices.DeleteFunc(b.Changes, func(c loops.Change) bool { return c.Role != loops.Usage || c.Gauge() })
-	if len(uses) == 0 {
+	if uses = s.nameable(uses); len(uses) == 0 {
 		return nil
 	}
 	others := make([]bool, len(s.elsewhere))

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/tiergate/tiergate/internal/loops"
 )
 
@@ -51,9 +49,13 @@ func (c counted) has(l *loops.Loop) bool { return c.Loops[l.Feature] == countedA
 // another trigger.
 func (c counted) afresh(l *loops.Loop) bool { return c.Down || (c.Tables != "" && !c.has(l)) }
 
-func (s *Store) counted(ctx context.Context, conn *pgx.Conn) (c counted, err error) {
+func (s *Store) counted(ctx context.Context, conn querier) (c counted, err error) {
+	return readCounted(ctx, conn)
+}
+
+func readCounted(ctx context.Context, conn querier) (c counted, err error) {
 	var text string
-	if err := conn.QueryRow(ctx, `SELECT coalesce((SELECT value FROM tiergate.meta WHERE key = 'counted'), '{}')`).Scan(&text); err != nil {
+	if err := conn.QueryRow(ctx, `SELECT coalesce((SELECT value FROM tiergate.meta WHERE "key" = 'counted'), '{}')`).Scan(&text); err != nil {
 		return c, explain("read what was counted", err)
 	}
 	if err := json.Unmarshal([]byte(text), &c); err != nil {

@@ -134,7 +134,7 @@ func TestSessionsReadCommitted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeConn(conn)
+	defer conn.End()
 	var level string
 	if err := conn.QueryRow(t.Context(), `SHOW transaction_isolation`).Scan(&level); err != nil || level != "read committed" {
 		t.Errorf("%s: %v", level, err)

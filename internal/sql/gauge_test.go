@@ -39,10 +39,11 @@ func TestGaugeOfAnUnconventionalTable(t *testing.T) {
 	a.expect(some, "1 0 t", "2 1 t", "3 0 t", "4 0 t", "5 9 f")
 
 	w, l := &a.watches[0], &a.plan.Loops[0]
-	differs, _ := mirrorSQL(w)
+	s := a.store()
+	differs, _ := s.source(w).mirrorSQL()
 	a.expect(`SELECT count(*)::text FROM (`+differs+`) d`, "0")
-	for _, from := range []*loops.Watch{w, mirrorOf(w)} {
-		if found := a.lines(`SELECT d.subject_id FROM (`+readSQL(from, l, `public.feature_access`)+`) d`, l.Feature); len(found) != 0 {
+	for _, from := range []source{s.source(w), s.mirrorOf(w)} {
+		if found := a.lines(`SELECT d.subject_id FROM (`+from.readSQL(l, `public.feature_access`)+`) d`, l.Feature); len(found) != 0 {
 			t.Errorf("after a count %q differ from %s", found, from.Table)
 		}
 	}

@@ -2,11 +2,11 @@ package sql
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tiergate/tiergate/internal/loops"
 )
@@ -50,9 +50,8 @@ type InputError struct{ loops.Fault }
 
 // refusal explains a function's error.
 func refusal(step string, err error) error {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "22023" {
-		return &InputError{loops.Fault{Step: step, Err: errors.New(pg.Message), Hint: pg.Hint}}
+	if words, hint, is := refusedWords(err); is {
+		return &InputError{loops.Fault{Step: step, Err: errors.New(words), Hint: hint}}
 	}
 	return explain(step, err)
 }
@@ -62,22 +61,24 @@ const grantColumns = `g.id, g.subject_id, g.feature, g.quantity, g.expires_at, g
 	coalesce(g.ended_at, CASE WHEN g.expires_at <= tiergate.now() THEN g.expires_at END) AS ended_at`
 
 // Give makes a grant. What it refuses is an InputError.
-func Give(ctx context.Context, conn *pgx.Conn, n NewGrant) (GrantChange, error) {
+func Give(ctx context.Context, conn *Session, n NewGrant) (GrantChange, error) {
 	return changeGrant(ctx, conn, "make the grant", func(tx pgx.Tx) (c GrantChange, err error) {
 		if n.For.Text != "" {
-			var now time.Time
-			if err := tx.QueryRow(ctx, `SELECT tiergate.now()`).Scan(&now); err != nil {
+			now, err := clock(ctx, tx)
+			if err != nil {
 				return c, err
 			}
-			until := n.For.Add(now.UTC())
+			until := n.For.Add(now)
 			n.Until = &until
 		}
-		if c.Before, c.Known, err = effective(ctx, tx, n.Subject, n.Feature); err != nil {
+		if c.Before, c.Known, err = effective(ctx, conn, tx, n.Subject, n.Feature); err != nil {
 			return c, err
 		}
 		var id int64
-		err = tx.QueryRow(ctx, `SELECT tiergate.grant_feature($1::text, $2, $3, $4, $5) FROM set_config('tiergate.granted_by', $6, true)`,
-			n.Subject, n.Feature, n.Quantity, n.Until, n.Note, n.By).Scan(&id)
+		if _, err := tx.Exec(ctx, conn.query("granted by"), n.By); err != nil {
+			return c, err
+		}
+		err = tx.QueryRow(ctx, conn.query("grant"), n.Subject, n.Feature, n.Quantity, n.Until, n.Note).Scan(&id)
 		if err != nil {
 			return c, err
 		}
@@ -87,15 +88,15 @@ func Give(ctx context.Context, conn *pgx.Conn, n NewGrant) (GrantChange, error) 
 }
 
 // Revoke ends a grant. An id that none has is an InputError.
-func Revoke(ctx context.Context, conn *pgx.Conn, id int64) (GrantChange, error) {
+func Revoke(ctx context.Context, conn *Session, id int64) (GrantChange, error) {
 	return changeGrant(ctx, conn, "revoke the grant", func(tx pgx.Tx) (c GrantChange, err error) {
 		if c.Grant, err = grantOf(ctx, tx, id); err == nil {
-			c.Before, c.Known, err = effective(ctx, tx, c.Grant.Subject, c.Grant.Feature)
+			c.Before, c.Known, err = effective(ctx, conn, tx, c.Grant.Subject, c.Grant.Feature)
 		}
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return c, err
 		}
-		if err := tx.QueryRow(ctx, `SELECT tiergate.revoke_grant($1)`, id).Scan(&c.Ended); err != nil {
+		if err := tx.QueryRow(ctx, conn.query("revoke"), id).Scan(&c.Ended); err != nil {
 			return c, err
 		}
 		c.Grant, err = grantOf(ctx, tx, id)
@@ -104,25 +105,34 @@ func Revoke(ctx context.Context, conn *pgx.Conn, id int64) (GrantChange, error) 
 }
 
 // changeGrant does the work in one transaction, and looks at what came of it.
-func changeGrant(ctx context.Context, conn *pgx.Conn, step string, work func(tx pgx.Tx) (GrantChange, error)) (c GrantChange, err error) {
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
+func changeGrant(ctx context.Context, conn *Session, step string, work func(tx pgx.Tx) (GrantChange, error)) (c GrantChange, err error) {
+	err = conn.within(ctx, func(tx pgx.Tx) (err error) {
 		if c, err = work(tx); err != nil {
 			return err
 		}
-		if c.After, _, err = effective(ctx, tx, c.Grant.Subject, c.Grant.Feature); err != nil {
+		if c.After, _, err = effective(ctx, conn, tx, c.Grant.Subject, c.Grant.Feature); err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, `SELECT `+leaseHeld, uint32(lockClass), uint32(lockLease)).Scan(&c.Running)
+		return tx.QueryRow(ctx, conn.query("lease held")).Scan(&c.Running)
 	})
 	return c, refusal(step, err)
 }
 
 // effective returns a subject's limit with all that it was granted, and whether anybody has seen the subject.
-func effective(ctx context.Context, tx pgx.Tx, subject, feature string) (limit *int64, known bool, err error) {
-	err = tx.QueryRow(ctx, `SELECT (e.x #>> '{limit,effective}')::bigint,
-			coalesce(e.x #>> '{tier,tier}' IS NOT NULL OR e.x #>> '{access,subject_id}' = $1, false)
-		FROM (SELECT tiergate.explain_access($1::text, $2) AS x) e`, subject, feature).Scan(&limit, &known)
-	return limit, known, err
+func effective(ctx context.Context, conn *Session, tx pgx.Tx, subject, feature string) (limit *int64, known bool, err error) {
+	var facts struct {
+		Limit  struct{ Effective *int64 }
+		Tier   struct{ Tier *string }
+		Access struct {
+			Subject string `json:"subject_id"`
+		}
+	}
+	var text []byte
+	if err := tx.QueryRow(ctx, conn.query("explain"), subject, feature).Scan(&text); err != nil {
+		return nil, false, err
+	}
+	err = json.Unmarshal(text, &facts)
+	return facts.Limit.Effective, facts.Tier.Tier != nil || facts.Access.Subject == subject, err
 }
 
 func grantOf(ctx context.Context, tx pgx.Tx, id int64) (Grant, error) {
@@ -135,7 +145,7 @@ func grantOf(ctx context.Context, tx pgx.Tx, id int64) (Grant, error) {
 
 // ListGrants returns the open grants of a subject, or of everybody where it is empty, the newest first; with
 // ended those too that have ended.
-func ListGrants(ctx context.Context, conn *pgx.Conn, subject string, ended bool) ([]Grant, error) {
+func ListGrants(ctx context.Context, conn *Session, subject string, ended bool) ([]Grant, error) {
 	rows, err := conn.Query(ctx, `SELECT * FROM (SELECT `+grantColumns+` FROM tiergate.access_grant g WHERE g.subject_id = $1 OR $1 = '') g
 		WHERE $2 OR g.ended_at IS NULL ORDER BY g.id DESC`, subject, ended)
 	if err != nil {

@@ -39,7 +39,14 @@ type InstallOptions struct {
 
 // Script returns the statements that bring a database up to this version: none where it is there.
 // They run in one transaction, under a lock, and repeat without harm.
-func Script(ctx context.Context, conn *pgx.Conn, o InstallOptions) ([]string, error) {
+func Script(ctx context.Context, conn *Session, o InstallOptions) ([]string, error) {
+	if isMySQLSession(conn) {
+		return nil, unprintable()
+	}
+	return postgresScript(ctx, conn, o)
+}
+
+func postgresScript(ctx context.Context, conn *Session, o InstallOptions) ([]string, error) {
 	have, err := installed(ctx, conn, o)
 	if err != nil {
 		return nil, err
@@ -107,19 +114,22 @@ const newEpisodes = `INSERT INTO tiergate.meta (key, value) VALUES ('first_episo
 	ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value`
 
 func setMetaSQL(key, value string) string {
-	return fmt.Sprintf("INSERT INTO tiergate.meta (key, value) VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value",
+	return fmt.Sprintf("INSERT INTO tiergate.meta (\"key\", value) VALUES (%s, %s) ON CONFLICT (\"key\") DO UPDATE SET value = EXCLUDED.value",
 		literal(key), literal(value))
 }
 
 // Install runs the script, whole or not at all. It reports whether anything had to be done. A sidecar
 // that is installed already needs no ownership for it.
-func Install(ctx context.Context, conn *pgx.Conn, o InstallOptions) (changed bool, err error) {
+func Install(ctx context.Context, conn *Session, o InstallOptions) (changed bool, err error) {
+	if l, ok := conn.life.(*mysqlLink); ok {
+		return installMySQL(ctx, conn, l, o)
+	}
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return false, explain("install", err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
-	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1, $2)`, lockClass, lockInstall); err != nil {
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(1413955924, 2)`); err != nil {
 		return false, explain("install", err)
 	}
 	script, err := Script(ctx, conn, o)
@@ -171,7 +181,7 @@ type state struct {
 	users       []string // other roles that may insert into it
 }
 
-func installed(ctx context.Context, conn *pgx.Conn, o InstallOptions) (state, error) {
+func installed(ctx context.Context, conn *Session, o InstallOptions) (state, error) {
 	var st state
 	var meta, readable bool
 	err := conn.QueryRow(ctx, `SELECT m.oid IS NOT NULL, t IS NOT NULL, t IS NOT NULL AND NOT `+ours+`, current_user::text,
@@ -224,8 +234,8 @@ func emptied(ctx context.Context, conn interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }, access string,
 ) (is bool, err error) {
-	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tiergate.meta WHERE key = 'plan')
-			AND EXISTS (SELECT FROM tiergate.plan p WHERE NOT EXISTS (SELECT FROM `+access+` fa
+	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM tiergate.meta WHERE "key" = 'plan')
+			AND EXISTS (SELECT 1 FROM tiergate.plan p WHERE NOT EXISTS (SELECT 1 FROM `+access+` fa
 				WHERE fa.subject_id = '*' AND fa.feature = p.feature))`).Scan(&is)
 	return is, explain("look at "+access, err)
 }
@@ -237,11 +247,11 @@ func lostRows(access string) *loops.Fault {
 }
 
 // Intact fails with Changed where somebody dropped or emptied feature_access, as migration tools do.
-func Intact(ctx context.Context, conn *pgx.Conn, schema string) error {
+func Intact(ctx context.Context, conn *Session, schema string) error {
 	access := ident(schema, "feature_access")
 	lost := lostRows(access)
 	var there bool
-	err := conn.QueryRow(ctx, `SELECT t IS NOT NULL AND `+ours+` FROM (SELECT to_regclass($1) t) access`, access).Scan(&there)
+	err := conn.QueryRow(ctx, conn.query("intact"), schema).Scan(&there)
 	if err != nil {
 		return explain(lost.Step, err)
 	}

@@ -45,7 +45,9 @@ func use(endpoint string, at time.Time) loops.Batch {
 }
 
 // TestPlanTakenBack changes the plan and takes it back while only some rows have followed.
-func TestPlanTakenBack(t *testing.T) {
+func TestPlanTakenBack(t *testing.T) { onBoth(t, testPlanTakenBack) }
+
+func testPlanTakenBack(t *testing.T) {
 	a := newConventional(t)
 	a.exec(`INSERT INTO users SELECT 'u' || i, 'u@x.test', 'n' FROM generate_series(1, 6) i`)
 	a.exec(`INSERT INTO usage (user_id, endpoint, method) SELECT 'u' || i, '/api/features/1', 'POST' FROM generate_series(1, 6) i, generate_series(1, 3)`)
@@ -65,18 +67,20 @@ func TestPlanTakenBack(t *testing.T) {
 
 // TestFeatureRemovedByPages removes a feature and is stopped halfway: what is left does not look emptied, and
 // where the feature comes back it is counted.
-func TestFeatureRemovedByPages(t *testing.T) {
+func TestFeatureRemovedByPages(t *testing.T) { onBoth(t, testFeatureRemovedByPages) }
+
+func testFeatureRemovedByPages(t *testing.T) {
 	a := newConventional(t)
 	a.exec(`INSERT INTO usage (user_id, endpoint, method) SELECT 'u' || i, '/api/exports', 'POST' FROM generate_series(1, 6) i, generate_series(1, 3)`)
 	a.plan = planOf(features(2), exports(2))
 	a.counted(a.store())
 	a.plan = planOf(features(2))
 	s := a.resumed(false)
-	if err := Intact(t.Context(), a.conn, "public"); err != nil {
+	if err := Intact(t.Context(), a.own, a.schema); err != nil {
 		t.Error(err)
 	}
 	a.apply(s, loops.Batch{Position: s.at})
-	if err := Intact(t.Context(), a.conn, "public"); err != nil || a.install() {
+	if err := Intact(t.Context(), a.own, a.schema); err != nil || a.install() {
 		t.Error("a feature that is being removed looks as if somebody had emptied the table: ", err)
 	}
 	a.plan = planOf(features(2), exports(2))
@@ -84,7 +88,9 @@ func TestFeatureRemovedByPages(t *testing.T) {
 }
 
 // TestTriggerAndLimit changes both in one edit: nobody is blocked by what the old trigger counted.
-func TestTriggerAndLimit(t *testing.T) {
+func TestTriggerAndLimit(t *testing.T) { onBoth(t, testTriggerAndLimit) }
+
+func testTriggerAndLimit(t *testing.T) {
 	a := newConventional(t)
 	a.exec(`INSERT INTO users VALUES ('ann', 'ann@x.test', 'n')`)
 	a.exec(`INSERT INTO usage (user_id, endpoint, method) SELECT 'ann', '/api/features/1', 'POST' FROM generate_series(1, 30)`)
@@ -122,7 +128,9 @@ func (a *app) join(s *Store) {
 }
 
 // TestRefundWhilePolling gives back between two counts.
-func TestRefundWhilePolling(t *testing.T) {
+func TestRefundWhilePolling(t *testing.T) { onBoth(t, testRefundWhilePolling) }
+
+func testRefundWhilePolling(t *testing.T) {
 	a := newConventional(t)
 	a.exec(`ALTER TABLE usage ADD quantity int`)
 	a.watches[0].Columns[loops.FieldQuantity] = loops.Column{Name: "quantity", Type: "integer"}
@@ -134,11 +142,14 @@ func TestRefundWhilePolling(t *testing.T) {
 }
 
 // TestGaugeBeyondANewLoop moves a gauge, which is beyond a new loop's limit, before the loop is let in.
-func TestGaugeBeyondANewLoop(t *testing.T) {
-	a := newApp(t)
+func TestGaugeBeyondANewLoop(t *testing.T) { onBoth(t, testGaugeBeyondANewLoop) }
+
+func testGaugeBeyondANewLoop(t *testing.T) {
+	a := newEmpty(t)
 	a.exec(`CREATE TABLE counters (id int PRIMARY KEY, user_id text, feature text, n bigint)`)
 	a.watches = []loops.Watch{watch(loops.Usage, "counters", []string{"id"}, map[loops.Field]loops.Column{loops.FieldSubject: {Name: "user_id"},
 		loops.FieldFeature: {Name: "feature"}, loops.FieldCount: {Name: "n", Type: "bigint"}})}
+	a.watches[0].Schema = a.schema
 	loop := func(name string) loops.Loop {
 		l := features(10)
 		l.Name, l.Feature, l.Trigger, l.Window = name, name, loops.Trigger{Kind: loops.OnFeature}, loops.Window{Kind: loops.Lifetime}
@@ -159,13 +170,15 @@ func TestGaugeBeyondANewLoop(t *testing.T) {
 
 // TestTimeWaitsForTheStream resumes a while after a grace has ended, with the payment still in the backlog: neither
 // the rows that follow a plan nor a new loop's count may end it before that was read.
-func TestTimeWaitsForTheStream(t *testing.T) {
+func TestTimeWaitsForTheStream(t *testing.T) { onBoth(t, testTimeWaitsForTheStream) }
+
+func testTimeWaitsForTheStream(t *testing.T) {
 	a := newConventional(t)
 	a.exec(`INSERT INTO users VALUES ('ann', 'ann@x.test', 'n')`)
 	a.exec(`INSERT INTO subscriptions VALUES ('s', 'ann', 'past_due', 'pro', now() + interval '1 day')`)
 	a.exec(`INSERT INTO usage (user_id, endpoint, method) SELECT 'ann', '/api/features/1', 'POST' FROM generate_series(1, 30)`)
 	a.counted(a.store())
-	a.exec(`UPDATE tiergate.subscription SET past_due_since = now() - interval '7 days 1 minute'`)
+	a.exec(`UPDATE tiergate.subscription SET past_due_since = now() - interval '10081 minutes'`)
 	a.exec(`UPDATE tiergate.subject SET tier_until = now() - interval '1 minute'`)
 	a.plan = planOf(features(3), exports(2))
 	s := a.resumed(true)
@@ -177,7 +190,9 @@ func TestTimeWaitsForTheStream(t *testing.T) {
 }
 
 // TestReplayLetsNoTimePass replays what a new loop missed, while a window that is over waits for its last use.
-func TestReplayLetsNoTimePass(t *testing.T) {
+func TestReplayLetsNoTimePass(t *testing.T) { onBoth(t, testReplayLetsNoTimePass) }
+
+func testReplayLetsNoTimePass(t *testing.T) {
 	a := newConventional(t)
 	a.exec(`INSERT INTO users VALUES ('ann', 'ann@x.test', 'n')`)
 	a.exec(`INSERT INTO usage (user_id, endpoint, method) VALUES ('ann', '/api/features/1', 'POST')`)

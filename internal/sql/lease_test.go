@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tiergate/tiergate/internal/loops"
@@ -25,7 +24,7 @@ func TestInstallRepeats(t *testing.T) {
 	if a.install() {
 		t.Error("a second install changed something")
 	}
-	if script, err := Script(t.Context(), a.conn, a.options()); err != nil || len(script) > 0 {
+	if script, err := Script(t.Context(), a.own, a.options()); err != nil || len(script) > 0 {
 		t.Errorf("the script of an installed database: %q, %v", script, err)
 	}
 	id := a.lines(`SELECT value FROM tiergate.meta WHERE key = 'installation'`)
@@ -71,7 +70,7 @@ func TestInstallRepeats(t *testing.T) {
 	if n != 1 {
 		t.Errorf("%d of four at once installed", n)
 	}
-	if err := Uninstall(t.Context(), a.conn, "public"); err != nil {
+	if err := Uninstall(t.Context(), a.own, "public"); err != nil {
 		t.Fatal(err)
 	}
 	a.expect(`SELECT relname::text FROM pg_class WHERE relname IN ('feature_access', 'checkpoint') UNION SELECT pubname::text FROM pg_publication`)
@@ -80,7 +79,9 @@ func TestInstallRepeats(t *testing.T) {
 	}
 }
 
-func TestLeaseIsHandedOver(t *testing.T) {
+func TestLeaseIsHandedOver(t *testing.T) { onBoth(t, testLeaseIsHandedOver) }
+
+func testLeaseIsHandedOver(t *testing.T) {
 	a := newConventional(t)
 	first, err := Acquire(t.Context(), a.url, "first", true, quiet)
 	if err != nil {
@@ -100,7 +101,7 @@ func TestLeaseIsHandedOver(t *testing.T) {
 
 	held := make(chan error, 1)
 	go func() {
-		held <- first.Hold(t.Context(), func(ctx context.Context, conn *pgx.Conn) error { return conn.Ping(ctx) })
+		held <- first.Hold(t.Context(), func(ctx context.Context, conn *Session) error { return conn.Ping(ctx) })
 	}()
 	next := make(chan *Lease, 1)
 	go func() {
@@ -115,7 +116,7 @@ func TestLeaseIsHandedOver(t *testing.T) {
 		t.Fatal("two hold the lease")
 	case <-time.After(1500 * time.Millisecond): // longer than it looks again
 	}
-	a.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND pid = $2`, string(ForLease), first.conn.PgConn().PID())
+	a.kill(first.conn)
 	second := <-next
 	defer second.Release()
 	if second.Term != first.Term+1 {
@@ -131,13 +132,15 @@ func TestLeaseIsHandedOver(t *testing.T) {
 	a.expect(`SELECT position FROM tiergate.checkpoint`, "")
 }
 
-func TestDeposedStoreWritesNothing(t *testing.T) {
+func TestDeposedStoreWritesNothing(t *testing.T) { onBoth(t, testDeposedStoreWritesNothing) }
+
+func testDeposedStoreWritesNothing(t *testing.T) {
 	a := newConventional(t)
 	a.exec(`INSERT INTO users VALUES ('ann', 'ann@example.com', 'Ann')`)
 	a.count(a.store())
 	use := loops.Batch{Position: "p2", Changes: []loops.Change{{Role: loops.Usage, Op: loops.Insert, Committed: time.Now(),
 		Use: loops.Use{Subject: "ann", Endpoint: "/api/features/1", Method: "POST", Quantity: 5, At: time.Now()}}}}
-	const state = `SELECT format('%s %s', position, seq) FROM tiergate.checkpoint UNION ALL SELECT format('%s %s', subject_id, used) FROM feature_access
+	const state = `SELECT concat_ws(' ', position, seq) FROM tiergate.checkpoint UNION ALL SELECT concat_ws(' ', subject_id, used) FROM feature_access
 		UNION ALL SELECT kind FROM tiergate.access_event ORDER BY 1`
 
 	old := a.storeAt(a.term())

@@ -93,13 +93,11 @@ func (n *needs) addRow(keys *[]string, c *loops.Change) {
 
 // load begins the state of one decision inside tx.
 func (s *Store) load(ctx context.Context, tx pgx.Tx, n needs, due bool) (*loops.State, error) {
-	var now time.Time
-	var shift time.Duration
-	err := tx.QueryRow(ctx, `SELECT t.now, t.now - statement_timestamp() FROM (SELECT tiergate.now() AS now) t`).Scan(&now, &shift)
-	if err != nil {
+	var now, actual time.Time // actual is what commit times are
+	if err := tx.QueryRow(ctx, s.query("clock")).Scan(&now, &actual); err != nil {
 		return nil, explain("read the clock", err)
 	}
-	st := loops.NewState(now, shift, len(s.plan.Loops))
+	st := loops.NewState(now, now.Sub(actual), len(s.plan.Loops))
 	st.Sparse, st.FirstEpisode, st.Elsewhere = s.sparse, s.firstEpisode, s.elsewhere
 	if err := s.loadNamed(ctx, tx, st, n, due); err != nil {
 		return nil, err
@@ -141,7 +139,7 @@ func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, st *loops.State, n nee
 		return err
 	}
 	if len(n.subKeys) > 0 {
-		if err := add(`SELECT subject_id FROM tiergate.subscription WHERE key = ANY($1)`, n.subKeys); err != nil {
+		if err := add(`SELECT subject_id FROM tiergate.subscription WHERE "key" = ANY($1)`, n.subKeys); err != nil {
 			return explain("load subscriptions", err)
 		}
 	}
@@ -151,7 +149,7 @@ func (s *Store) loadNamed(ctx context.Context, tx pgx.Tx, st *loops.State, n nee
 		}
 	}
 	if len(n.gauges) > 0 {
-		if err := add(`SELECT subject_id FROM tiergate.gauge WHERE key = ANY($1)`, n.gauges); err != nil {
+		if err := add(`SELECT subject_id FROM tiergate.gauge WHERE "key" = ANY($1)`, n.gauges); err != nil {
 			return explain("load gauges", err)
 		}
 	}
@@ -192,7 +190,7 @@ func (s *Store) loadSubjects(ctx context.Context, tx pgx.Tx, st *loops.State, id
 		})
 		return err
 	})
-	batch.Queue(`SELECT key, subject_id, status, plan, price, customer, period_start, period_end, past_due_since
+	batch.Queue(`SELECT "key", subject_id, status, plan, price, customer, period_start, period_end, past_due_since
 		FROM tiergate.subscription WHERE subject_id = ANY($1)`, ids).Query(func(rows pgx.Rows) error {
 		var m loops.Subscription
 		var start, end, since *time.Time
@@ -257,11 +255,7 @@ func (s *Store) visible(ctx context.Context, tx pgx.Tx, n needs) error {
 	}
 	said, look := false, time.Millisecond
 	for begun := time.Now(); ; {
-		var all, over bool
-		err := tx.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM unnest($1::bigint[]) i WHERE NOT EXISTS (SELECT FROM tiergate.access_event WHERE id = i))
-			AND NOT EXISTS (SELECT FROM unnest($2::text[]) i WHERE NOT EXISTS (SELECT FROM tiergate.access_grant WHERE id = i::bigint))
-			AND NOT EXISTS (SELECT FROM tiergate.access_grant WHERE id = ANY($3::text[]::bigint[]) AND ended_at IS NULL),
-			pg_snapshot_xmin(pg_current_snapshot()) >= pg_current_xact_id()`, n.events, n.grants, n.ended).Scan(&all, &over)
+		all, over, err := s.seen(ctx, tx, n, time.Since(begun))
 		if err != nil {
 			return explain("wait for what was committed", err)
 		}
@@ -283,7 +277,7 @@ func (s *Store) visible(ctx context.Context, tx pgx.Tx, n needs) error {
 }
 
 func loadEvents(ctx context.Context, tx pgx.Tx, st *loops.State, ids []int64) error {
-	rows, err := tx.Query(ctx, `SELECT id, kind, subject_id, feature, loop, tier, used, usage_limit, episode, threshold, at, silent
+	rows, err := tx.Query(ctx, `SELECT id, kind, subject_id, feature, "loop", tier, used, usage_limit, episode, threshold, at, silent
 		FROM tiergate.access_event WHERE id = ANY($1)`, ids)
 	if err != nil {
 		return explain("load events", err)

@@ -22,7 +22,7 @@ const outboxPause = 5 * time.Second
 
 // Outbox hands out emails. Its connection belongs to the goroutine that delivers.
 type Outbox struct {
-	url    string
+	open   func(context.Context) (*Session, error)
 	access string
 	plan   *loops.Plan
 	term   int64
@@ -32,7 +32,7 @@ type Outbox struct {
 	// Route turns an address into the one that is written to, or says why nothing is.
 	route func(to string) (address, reason string)
 
-	conn         *pgx.Conn
+	conn         *Session
 	installation string
 	held         string // what was said of hold
 }
@@ -50,13 +50,14 @@ type OutboxOptions struct {
 
 // NewOutbox returns an outbox; it connects with the first claim.
 func NewOutbox(o OutboxOptions) *Outbox {
-	return &Outbox{url: o.URL, access: ident(o.Schema, "feature_access"), plan: o.Plan, term: o.Term, log: o.Log, hold: o.Hold, route: o.Route}
+	open := func(ctx context.Context) (*Session, error) { return connect(ctx, o.URL, ForOutbox, nil) }
+	return &Outbox{open: open, access: ident(o.Schema, "feature_access"), plan: o.Plan, term: o.Term, log: o.Log, hold: o.Hold, route: o.Route}
 }
 
 // Close ends the outbox's connection.
 func (o *Outbox) Close() {
 	if o.conn != nil {
-		closeConn(o.conn)
+		o.conn.End()
 		o.conn = nil
 	}
 }
@@ -65,12 +66,12 @@ func (o *Outbox) connect(ctx context.Context) error {
 	if o.conn != nil && !o.conn.IsClosed() {
 		return nil
 	}
-	conn, err := Connect(ctx, o.url, ForOutbox)
+	conn, err := o.open(ctx)
 	if err != nil {
 		return err
 	}
-	if err := conn.QueryRow(ctx, `SELECT value FROM tiergate.meta WHERE key = 'installation'`).Scan(&o.installation); err != nil {
-		closeConn(conn)
+	if err := conn.QueryRow(ctx, `SELECT value FROM tiergate.meta WHERE "key" = 'installation'`).Scan(&o.installation); err != nil {
+		conn.End()
 		return explain("read the installation", err)
 	}
 	o.conn = conn
@@ -136,21 +137,23 @@ func (o *Outbox) next(ctx context.Context) (*loops.Email, error) {
 	for {
 		var e loops.Email
 		var request []byte
-		var stale bool
-		err := o.conn.QueryRow(ctx, `UPDATE tiergate.email SET status = 'sending'
-			WHERE id = (SELECT id FROM tiergate.email WHERE status IN ('queued', 'sending') AND next_at <= tiergate.now()
-				ORDER BY next_at, id LIMIT 1)
-				AND EXISTS (SELECT FROM tiergate.checkpoint WHERE term = $1)
-			RETURNING id, event_id, subject_id, feature, loop, kind, episode, template, attempts, request,
-				coalesce(first_try < tiergate.now() - $2::interval, false)`, o.term, keyLife).
-			Scan(&e.ID, &e.EventID, &e.Subject, &e.Feature, &e.Loop, &e.Kind, &e.Episode, &e.Template, &e.Attempts, &request, &stale)
+		var now time.Time
+		var first *time.Time
+		err := o.conn.QueryRow(ctx, `SELECT id, event_id, subject_id, feature, "loop", kind, episode, template, attempts, request, first_try, tiergate.now()
+			FROM tiergate.email WHERE status IN ('queued', 'sending') AND next_at <= tiergate.now() ORDER BY next_at, id LIMIT 1`).
+			Scan(&e.ID, &e.EventID, &e.Subject, &e.Feature, &e.Loop, &e.Kind, &e.Episode, &e.Template, &e.Attempts, &request, &first, &now)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil, nil
 		}
 		if err != nil {
 			return nil, explain("claim an email", err)
 		}
-		if stale {
+		claimed, err := o.conn.Exec(ctx, `UPDATE tiergate.email SET status = 'sending' WHERE id = $1 AND status IN ('queued', 'sending')
+			AND EXISTS (SELECT 1 FROM tiergate.checkpoint WHERE term = $2)`, e.ID, o.term)
+		if err != nil || claimed.RowsAffected() == 0 {
+			return nil, explain("claim an email", err)
+		}
+		if first != nil && first.Before(now.Add(-keyLife)) {
 			if err := o.end(ctx, &e, "dead", "not delivered within the provider's idempotency window"); err != nil {
 				return nil, err
 			}
@@ -169,9 +172,13 @@ func (o *Outbox) next(ctx context.Context) (*loops.Email, error) {
 // nextDue returns when an email that waits for its next attempt is due: outboxPause from now at the
 // latest, because nobody rings when somebody else queues one.
 func (o *Outbox) nextDue(ctx context.Context) (time.Time, error) {
-	var pause time.Duration
-	err := o.conn.QueryRow(ctx, `SELECT least(min(next_at) - tiergate.now(), $1::interval) FROM tiergate.email
-		WHERE status IN ('queued', 'sending')`, outboxPause).Scan(&pause)
+	var next *time.Time
+	var now time.Time
+	err := o.conn.QueryRow(ctx, `SELECT min(next_at), tiergate.now() FROM tiergate.email WHERE status IN ('queued', 'sending')`).Scan(&next, &now)
+	pause := outboxPause
+	if next != nil {
+		pause = min(pause, next.Sub(now))
+	}
 	return time.Now().Add(pause), explain("find the next email", err)
 }
 
@@ -230,7 +237,7 @@ func (o *Outbox) Freeze(ctx context.Context, e *loops.Email, m loops.Message) er
 	}
 	e.Request = &m
 	// Of a user who was deleted in this moment, no address is kept.
-	return o.record(ctx, e, "freeze the request", `request = CASE WHEN status = 'sending' THEN $3::jsonb END, first_try = tiergate.now()`, request)
+	return o.record(ctx, e, "freeze the request", `request = CASE WHEN status = 'sending' THEN $3::jsonb END, first_try = tiergate.now()`, string(request))
 }
 
 // messageKey keeps a key within the 256 characters that providers take.
@@ -259,8 +266,11 @@ func (o *Outbox) Settle(ctx context.Context, e *loops.Email, id string, failure 
 	}
 	pause := max(loops.BackOff(e.Attempts), fault.RetryAfter)
 	o.log.Warn("email waits for its next attempt", "email", e.ID, "in", pause.String(), "error", failure)
-	return o.record(ctx, e, "record the failed attempt", `status = 'queued', attempts = attempts + 1, reason = $3,
-		next_at = tiergate.now() + $4::interval`, failure.Error(), pause)
+	now, err := clock(ctx, o.conn)
+	if err != nil {
+		return err
+	}
+	return o.record(ctx, e, "record the failed attempt", `status = 'queued', attempts = attempts + 1, reason = $3, next_at = $4`, failure.Error(), now.Add(pause))
 }
 
 func (o *Outbox) end(ctx context.Context, e *loops.Email, status, reason string) error {
@@ -273,7 +283,7 @@ func (o *Outbox) end(ctx context.Context, e *loops.Email, status, reason string)
 // record changes an email's row, from $3 on with what is given, while the lease is still ours.
 func (o *Outbox) record(ctx context.Context, e *loops.Email, step, set string, args ...any) error {
 	tag, err := o.conn.Exec(ctx, `UPDATE tiergate.email SET `+set+`
-		WHERE id = $1 AND EXISTS (SELECT FROM tiergate.checkpoint WHERE term = $2)`, append([]any{e.ID, o.term}, args...)...)
+		WHERE id = $1 AND EXISTS (SELECT 1 FROM tiergate.checkpoint WHERE term = $2)`, append([]any{e.ID, o.term}, args...)...)
 	if err == nil && tag.RowsAffected() == 0 {
 		return deposed()
 	}
@@ -291,7 +301,7 @@ type EmailRow struct {
 }
 
 // ListEmails returns the newest n emails.
-func ListEmails(ctx context.Context, conn *pgx.Conn, n int) ([]EmailRow, error) {
+func ListEmails(ctx context.Context, conn *Session, n int) ([]EmailRow, error) {
 	rows, err := conn.Query(ctx, `SELECT id, status, kind, subject_id, feature, coalesce(reason, '') FROM tiergate.email ORDER BY id DESC LIMIT $1`, n)
 	if err != nil {
 		return nil, explain("list the emails", err)
@@ -302,7 +312,7 @@ func ListEmails(ctx context.Context, conn *pgx.Conn, n int) ([]EmailRow, error) 
 
 // RetryEmails queues dead emails again, one by its id or, with 0, all of them, and returns how many.
 // They keep their keys: what did arrive is not sent twice within the provider's idempotency window.
-func RetryEmails(ctx context.Context, conn *pgx.Conn, id int64) (queued int64, err error) {
+func RetryEmails(ctx context.Context, conn *Session, id int64) (queued int64, err error) {
 	tag, err := conn.Exec(ctx, `UPDATE tiergate.email SET status = 'queued', attempts = 0, request = NULL, first_try = NULL, next_at = tiergate.now()
 		WHERE status = 'dead' AND (id = $1 OR $1 = 0)`, id)
 	if err == nil && tag.RowsAffected() == 0 && id != 0 {

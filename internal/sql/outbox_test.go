@@ -35,7 +35,7 @@ func newPost(t *testing.T) *post {
 	p.exec(`INSERT INTO tiergate.subject (subject_id, tier, email, updated_at) VALUES ('ann', 'free', 'ann@example.com', now())`)
 	p.exec(`INSERT INTO feature_access (subject_id, feature, allowed, tier, used, usage_limit, reason, updated_at) VALUES ('ann', 'features', false, 'free', 2, 2, 'limit_reached', now())`)
 	key := (&loops.Email{Loop: "freemium.features", Kind: "blocked", Subject: "ann"}).Key()
-	p.exec(`INSERT INTO tiergate.email (event_id, subject_id, feature, loop, kind, episode, template, status, idempotency_key, next_at, created_at)
+	p.exec(`INSERT INTO tiergate.email (event_id, subject_id, feature, "loop", kind, episode, template, status, idempotency_key, next_at, created_at)
 		VALUES (1, 'ann', 'features', 'freemium.features', 'blocked', 0, 'upgrade_prompt', 'queued', $1, now(), now())`, key)
 	return p
 }
@@ -43,7 +43,7 @@ func newPost(t *testing.T) *post {
 // outbox begins a term, as a sidecar that was started again does.
 func (p *post) outbox() *Outbox {
 	p.exec(`UPDATE tiergate.checkpoint SET term = term + 1`)
-	o := NewOutbox(OutboxOptions{URL: p.url, Schema: "public", Plan: p.plan, Term: p.term(), Log: quiet,
+	o := NewOutbox(OutboxOptions{URL: p.url, Schema: p.schema, Plan: p.plan, Term: p.term(), Log: quiet,
 		Hold: func() error { return p.hold }, Route: p.mailer.Route})
 	p.t.Cleanup(o.Close)
 	return o
@@ -76,7 +76,9 @@ func (p *post) expectOne(status string) {
 
 // TestKilledWhileDelivering ends a sidecar after each of its steps; the next one sends what is missing,
 // and nothing twice.
-func TestKilledWhileDelivering(t *testing.T) {
+func TestKilledWhileDelivering(t *testing.T) { onBoth(t, testKilledWhileDelivering) }
+
+func testKilledWhileDelivering(t *testing.T) {
 	steps := []string{"claim", "render", "freeze", "send", "settle"}
 	for done, last := range steps {
 		t.Run("after "+last, func(t *testing.T) {
@@ -120,7 +122,9 @@ func TestKilledWhileDelivering(t *testing.T) {
 	}
 }
 
-func TestDeposedOutboxClaimsNothing(t *testing.T) {
+func TestDeposedOutboxClaimsNothing(t *testing.T) { onBoth(t, testDeposedOutboxClaimsNothing) }
+
+func testDeposedOutboxClaimsNothing(t *testing.T) {
 	p := newPost(t)
 	old := p.outbox()
 	p.exec(`UPDATE tiergate.checkpoint SET term = term + 1`)
@@ -130,7 +134,9 @@ func TestDeposedOutboxClaimsNothing(t *testing.T) {
 	p.expect(`SELECT status FROM tiergate.email`, "queued")
 }
 
-func TestOutcomes(t *testing.T) {
+func TestOutcomes(t *testing.T) { onBoth(t, testOutcomes) }
+
+func testOutcomes(t *testing.T) {
 	for name, c := range map[string]struct {
 		happens func(*post)
 		status  string
@@ -149,10 +155,10 @@ func TestOutcomes(t *testing.T) {
 		"gone meanwhile":         {func(p *post) { p.exec(`DELETE FROM tiergate.subject`) }, "skipped", 0, loops.SkipGone},
 		"no address":             {func(p *post) { p.exec(`UPDATE tiergate.subject SET email = NULL`) }, "skipped", 0, loops.SkipAddress},
 		"a setting is missing":   {func(p *post) { p.hold = errors.New("EMAIL_FROM is not set") }, "queued", 0, ""},
-		"a copy of the database": {func(p *post) { p.exec(`UPDATE tiergate.meta SET value = 'elsewhere' WHERE key = 'home'`) }, "queued", 0, ""},
+		"a copy of the database": {func(p *post) { p.exec(`UPDATE tiergate.meta SET value = 'elsewhere' WHERE "key" = 'home'`) }, "queued", 0, ""},
 		"not due yet":            {func(p *post) { p.exec(`UPDATE tiergate.email SET next_at = now() + interval '1 hour'`) }, "queued", 0, ""},
 		"an unknown outcome, too old": {func(p *post) {
-			p.exec(`UPDATE tiergate.email SET status = 'sending', request = '{"key":"k","to":"ann@example.com"}', first_try = now() - interval '23 hours 1 minute'`)
+			p.exec(`UPDATE tiergate.email SET status = 'sending', request = '{"key":"k","to":"ann@example.com"}', first_try = now() - interval '1381 minutes'`)
 		}, "dead", 0, "idempotency window"},
 		"an unknown outcome, young": {func(p *post) {
 			p.exec(`UPDATE tiergate.email SET status = 'sending', first_try = now() - interval '22 hours',
@@ -175,7 +181,7 @@ func TestOutcomes(t *testing.T) {
 			}
 			// Whatever held it up is over: it arrives, once.
 			p.hold = nil
-			if err := Adopt(t.Context(), p.conn); err != nil {
+			if err := Adopt(t.Context(), p.own); err != nil {
 				t.Fatal(err)
 			}
 			p.exec(`UPDATE tiergate.email SET next_at = now()`)
@@ -186,7 +192,9 @@ func TestOutcomes(t *testing.T) {
 }
 
 // TestBackOffIsKept holds that a failed attempt is not due again at once, and that the outbox says when.
-func TestBackOffIsKept(t *testing.T) {
+func TestBackOffIsKept(t *testing.T) { onBoth(t, testBackOffIsKept) }
+
+func testBackOffIsKept(t *testing.T) {
 	p := newPost(t)
 	p.resend.Fail(500, 1)
 	o := p.outbox()
@@ -201,25 +209,27 @@ func TestBackOffIsKept(t *testing.T) {
 	p.expect(`SELECT attempts::text FROM tiergate.email WHERE next_at > now() - interval '5 seconds'`, "1")
 }
 
-func TestRetryOfADeadEmail(t *testing.T) {
+func TestRetryOfADeadEmail(t *testing.T) { onBoth(t, testRetryOfADeadEmail) }
+
+func testRetryOfADeadEmail(t *testing.T) {
 	p := newPost(t)
 	p.resend.Fail(422, 1)
 	p.deliver(p.outbox())
 	p.expect(`SELECT status FROM tiergate.email`, "dead")
 	var id int64
 	p.scan(`SELECT id FROM tiergate.email`, &id)
-	if _, err := RetryEmails(t.Context(), p.conn, id+1); err == nil {
+	if _, err := RetryEmails(t.Context(), p.own, id+1); err == nil {
 		t.Error("an email that is not there was queued")
 	}
-	if n, err := RetryEmails(t.Context(), p.conn, id); err != nil || n != 1 {
+	if n, err := RetryEmails(t.Context(), p.own, id); err != nil || n != 1 {
 		t.Fatal(err)
 	}
 	p.deliver(p.outbox())
 	p.expectOne("sent")
-	if _, err := RetryEmails(t.Context(), p.conn, id); err == nil {
+	if _, err := RetryEmails(t.Context(), p.own, id); err == nil {
 		t.Error("a sent email was queued again")
 	}
-	rows, err := ListEmails(context.Background(), p.conn, 5)
+	rows, err := ListEmails(context.Background(), p.own, 5)
 	if err != nil || len(rows) != 1 || rows[0].Status != "sent" || rows[0].Subject != "ann" {
 		t.Errorf("%+v, %v", rows, err)
 	}

@@ -26,7 +26,7 @@ type Protection struct {
 const protected = `SELECT DISTINCT p.polrelid AS t FROM pg_policy p WHERE obj_description(p.oid, 'pg_policy') LIKE 'Tiergate:%'`
 
 // Protections lists the protected tables, by name.
-func Protections(ctx context.Context, conn *pgx.Conn) ([]Protection, error) {
+func Protections(ctx context.Context, conn *Session) ([]Protection, error) {
 	const step = "look at the protected tables"
 	var any bool
 	// Where there are none, the functions may be those of an earlier version.

@@ -58,6 +58,7 @@ func (a *app) session(url, role string) *session {
 	if of.conn, err = pgx.ConnectConfig(a.t.Context(), config); err != nil {
 		a.t.Fatal(err)
 	}
+	of.own = Postgres(of.conn)
 	a.t.Cleanup(func() { of.conn.Close(context.Background()) })
 	s.app = &of
 	return s
@@ -162,7 +163,7 @@ func TestProtect(t *testing.T) {
 	super.exec(`UPDATE tiergate.meta SET value = '' WHERE key = 'fingerprint'`)
 	again := super.options()
 	again.AppRoles = []string{owner.role}
-	if changed, err := Install(t.Context(), owner.conn, again); err != nil || !changed {
+	if changed, err := Install(t.Context(), Postgres(owner.conn), again); err != nil || !changed {
 		t.Error("not installed again:", err)
 	}
 	super.same(protected)
@@ -363,13 +364,13 @@ func TestUninstallUnprotects(t *testing.T) {
 	super.install()
 	super.count(super.store())
 	super.exec(`SELECT tiergate.protect('usage', 'features', 'user_id', true); SELECT tiergate.protect('documents', 'features', 'user_id'); CREATE POLICY mine ON documents USING (true)`)
-	err := Uninstall(t.Context(), super.conn, "public")
+	err := Uninstall(t.Context(), Postgres(super.conn), "public")
 	kindIs(t, err, loops.Permanent)
 	if fault := (&loops.Fault{}); !errors.As(err, &fault) || !strings.Contains(fault.Hint, `nothing was removed. to keep it on: DROP POLICY "tiergate-all"`) {
 		t.Errorf("%v", err)
 	}
 	super.exec(`DROP POLICY mine ON documents`)
-	if err := Uninstall(t.Context(), super.conn, "public"); err != nil {
+	if err := Uninstall(t.Context(), Postgres(super.conn), "public"); err != nil {
 		t.Fatal(err)
 	}
 	super.same(before)

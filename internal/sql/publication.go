@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/tiergate/tiergate/internal/loops"
 )
 
@@ -20,13 +18,17 @@ type publication struct {
 
 // OwnWatches are the sidecar's own tables that the stream carries: what it, or a function, has written there is
 // a fact like any other.
-func OwnWatches() []loops.Watch {
-	id, subject := loops.Column{Name: "id", Type: "bigint"}, loops.Column{Name: "subject_id", Type: "text"}
+func (s *Session) OwnWatches() []loops.Watch { return s.ownWatches(s.Database) }
+
+// OwnWatches are those of PostgreSQL.
+func OwnWatches() []loops.Watch { return postgres{}.ownWatches("") }
+
+func ownWatches(schema, prefix string, types map[string]string) []loops.Watch {
+	column := func(name string) loops.Column { return loops.Column{Name: name, Type: types[name]} }
 	return []loops.Watch{
-		{Role: loops.Events, Schema: "tiergate", Table: "access_event", Columns: map[loops.Field]loops.Column{loops.FieldID: id}},
-		{Role: loops.Grants, Schema: "tiergate", Table: "access_grant", Key: []string{"id"},
-			Columns: map[loops.Field]loops.Column{loops.FieldID: id, loops.FieldSubject: subject,
-				loops.FieldPeriodEnd: {Name: "ended_at", Type: "timestamp with time zone"}}},
+		{Role: loops.Events, Schema: schema, Table: prefix + "access_event", Columns: map[loops.Field]loops.Column{loops.FieldID: column("id")}},
+		{Role: loops.Grants, Schema: schema, Table: prefix + "access_grant", Key: []string{"id"},
+			Columns: map[loops.Field]loops.Column{loops.FieldID: column("id"), loops.FieldSubject: column("subject_id"), loops.FieldPeriodEnd: column("ended_at")}},
 	}
 }
 
@@ -51,7 +53,7 @@ func publications(o InstallOptions) []publication {
 
 // publicationStatements creates what is missing and sets right what somebody altered. A publication
 // must be older than the slot: the stream looks it up in the catalog of its own time.
-func publicationStatements(ctx context.Context, conn *pgx.Conn, o InstallOptions) (steps []string, err error) {
+func publicationStatements(ctx context.Context, conn *Session, o InstallOptions) (steps []string, err error) {
 	for _, want := range publications(o) {
 		var exists, right bool
 		var schemas, names []string
@@ -91,7 +93,7 @@ func publicationStatements(ctx context.Context, conn *pgx.Conn, o InstallOptions
 // right again is another version of the row: rows may be missing in between. A table that was renamed may
 // have been swapped for another one. A partition that was attached brings rows that no stream has shown:
 // unlike one that was made as a partition, it is older than its membership.
-func PublicationState(ctx context.Context, conn *pgx.Conn) (string, error) {
+func PublicationState(ctx context.Context, conn *Session) (string, error) {
 	var text string
 	err := conn.QueryRow(ctx, `SELECT coalesce(string_agg(concat(p.oid, '.', p.xmin, ':',
 			(SELECT string_agg(concat(r.oid, '=', n.nspname, '.', c.relname, (

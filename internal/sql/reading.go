@@ -15,7 +15,7 @@ import (
 // writing of what they brought.
 type reading struct {
 	store    *Store
-	conn     *pgx.Conn
+	conn     *Session
 	tx       pgx.Tx    // while it asks
 	now      time.Time // newer than the snapshot: what closed in between is over for both
 	parts    []part    // not written yet, in order
@@ -25,14 +25,14 @@ type reading struct {
 
 // part is the answer to one question, and how a piece of it is written: it takes all rows it is given.
 type part struct {
-	cursor string
-	about  string
-	enter  func(ctx context.Context, rows pgx.Rows, d *loops.Decider) (n int, err error)
+	rows  answer
+	about string
+	enter func(ctx context.Context, rows pgx.Rows, d *loops.Decider) (n int, err error)
 }
 
 // read asks every question as of one snapshot. The caller closes the reading.
 func (s *Store) read(ctx context.Context, view loops.Snapshot, ask func(*reading) error) (_ *reading, err error) {
-	conn, err := Connect(ctx, s.url, ForCount)
+	conn, err := s.connect(ctx, ForCount)
 	if err != nil {
 		return nil, err
 	}
@@ -42,16 +42,14 @@ func (s *Store) read(ctx context.Context, view loops.Snapshot, ask func(*reading
 			r.Close()
 		}
 	}()
-	if err := conn.QueryRow(ctx, `SELECT tiergate.now()`).Scan(&r.now); err != nil {
-		return nil, explain("read the clock", err)
+	if s.kinds, err = s.kindsOf(ctx, conn, s.watches); err != nil {
+		return nil, explain("read the tables' columns", err)
 	}
-	if r.tx, err = conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}); err != nil {
+	if r.now, err = clock(ctx, conn); err != nil {
+		return nil, err
+	}
+	if r.tx, err = conn.view(ctx, view); err != nil {
 		return nil, explain("begin the count", err)
-	}
-	if view.Name != "" {
-		if _, err := r.tx.Exec(ctx, "SET TRANSACTION SNAPSHOT "+literal(view.Name)); err != nil {
-			return nil, explain("use the stream's snapshot", err)
-		}
 	}
 	if err := ask(r); err != nil {
 		return nil, err
@@ -83,13 +81,12 @@ func (s *Store) progress(what string) (done func()) {
 }
 
 // Close ends the reading's connection.
-func (r *reading) Close() { closeConn(r.conn) }
+func (r *reading) Close() { r.conn.End() }
 
 // ask keeps the answer to a query.
 func (r *reading) ask(ctx context.Context, about string, enter func(context.Context, pgx.Rows, *loops.Decider) (int, error), query string, args ...any) error {
-	p := part{cursor: fmt.Sprint("tiergate_", len(r.parts)), about: about, enter: enter}
-	_, err := r.tx.Exec(ctx, "DECLARE "+p.cursor+" NO SCROLL CURSOR WITH HOLD FOR "+query, args...)
-	r.parts = append(r.parts, p)
+	rows, err := r.store.keep(ctx, r.tx, r.conn, fmt.Sprint("tiergate_", len(r.parts)), query, args...)
+	r.parts = append(r.parts, part{rows: rows, about: about, enter: enter})
 	return explain(about, err)
 }
 
@@ -99,7 +96,7 @@ func (r *reading) Enter(ctx context.Context, d *loops.Decider) (done bool, err e
 		return true, nil
 	}
 	p := r.parts[0]
-	rows, err := r.conn.Query(ctx, fmt.Sprintf("FETCH %d FROM %s", r.size, p.cursor))
+	rows, err := p.rows.fetch(ctx, r.size)
 	if err != nil {
 		return false, explain(p.about, err)
 	}
@@ -119,7 +116,7 @@ func (r *reading) askState(ctx context.Context) error {
 	mirrored := map[loops.Role]bool{}
 	for i := range r.store.watches {
 		w := &r.store.watches[i]
-		query, fields := mirrorSQL(w)
+		query, fields := r.store.source(w).mirrorSQL()
 		if query == "" {
 			continue
 		}
@@ -133,7 +130,7 @@ func (r *reading) askState(ctx context.Context) error {
 		if mirrored[role] {
 			continue
 		}
-		err := r.ask(ctx, "read the mirror of "+mirror+"s", r.changes(&loops.Watch{Role: role}, nil), "SELECT key, true FROM "+ident("tiergate", mirror))
+		err := r.ask(ctx, "read the mirror of "+mirror+"s", r.changes(&loops.Watch{Role: role}, nil), `SELECT "key", true FROM `+ownSchema+"."+mirror)
 		if err != nil {
 			return err
 		}
@@ -179,20 +176,20 @@ func scanRow(row pgx.CollectableRow, role loops.Role, fields []loops.Field) (loo
 }
 
 // askTally asks what every subject used in one loop. periods is who knows the billing periods.
-func (r *reading) askTally(ctx context.Context, i int, have counted, periods *pgx.Conn) error {
+func (r *reading) askTally(ctx context.Context, i int, have counted, periods *Session) error {
 	w, l := r.store.usage(), &r.store.plan.Loops[i]
 	afresh := have.afresh(l)
 	horizon, since, err := r.store.bounds(ctx, r.tx, l, r.now)
 	if err != nil {
 		return err
 	}
-	query, args := tallySQL(w, l, r.store.access), []any{r.now, horizon, l.Feature, since}
-	if args, err = r.store.withBilling(ctx, periods, l, r.now, args); err != nil {
+	query, args, err := r.store.tally(ctx, periods, l, r.now, horizon, since)
+	if err != nil {
 		return err
 	}
 	switch {
 	case w.Gauge():
-		query, args = readSQL(w, l, r.store.access), []any{l.Feature}
+		query, args = r.store.source(w).readSQL(l, r.store.access), []any{l.Feature}
 	case afresh:
 		query = afreshSQL(query, r.store.access, l.Window.Kind)
 	}

@@ -11,6 +11,10 @@ import (
 // TestFeatureRemovedWithAnExpiredWindow counts under a plan that lost a feature, whose rows wait for a
 // window to close that nobody knows any more.
 func TestFeatureRemovedWithAnExpiredWindow(t *testing.T) {
+	onBoth(t, testFeatureRemovedWithAnExpiredWindow)
+}
+
+func testFeatureRemovedWithAnExpiredWindow(t *testing.T) {
 	a := newConventional(t)
 	gone := features(2)
 	gone.Name, gone.Feature = "freemium.gone", "gone"
@@ -30,7 +34,9 @@ func TestFeatureRemovedWithAnExpiredWindow(t *testing.T) {
 }
 
 // TestRevivedUserInACount brings a deleted user back between two counts: what was used before is over.
-func TestRevivedUserInACount(t *testing.T) {
+func TestRevivedUserInACount(t *testing.T) { onBoth(t, testRevivedUserInACount) }
+
+func testRevivedUserInACount(t *testing.T) {
 	a := newConventional(t)
 	a.exec(`INSERT INTO users VALUES ('ann', 'ann@example.com', 'Ann')`)
 	a.exec(`INSERT INTO usage (user_id, endpoint, method) SELECT 'ann', '/api/features/1', 'POST' FROM generate_series(1, 5)`)
@@ -47,11 +53,14 @@ func TestRevivedUserInACount(t *testing.T) {
 }
 
 // TestPeriodAddedToALifetimeLimit gives a limit its period later: what was used before that period is over.
-func TestPeriodAddedToALifetimeLimit(t *testing.T) {
+func TestPeriodAddedToALifetimeLimit(t *testing.T) { onBoth(t, testPeriodAddedToALifetimeLimit) }
+
+func testPeriodAddedToALifetimeLimit(t *testing.T) {
 	a := newConventional(t)
 	a.plan.Loops[0].Window = loops.Window{Kind: loops.Lifetime}
-	a.exec(`INSERT INTO usage (user_id, endpoint, method, created_at) SELECT who, '/api/features/1', 'POST', now() - interval '90 days'
-		FROM unnest('{ann,bob}'::text[]) who, generate_series(1, 5)`)
+	for _, who := range []string{"ann", "bob"} {
+		a.exec(`INSERT INTO usage (user_id, endpoint, method, created_at) SELECT '` + who + `', '/api/features/1', 'POST', now() - interval '90 days' FROM generate_series(1, 5)`)
+	}
 	a.exec(`INSERT INTO usage (user_id, endpoint, method) VALUES ('ann', '/api/features/1', 'POST')`)
 	a.count(a.store())
 	a.expect(`SELECT concat_ws(' ', subject_id, used, allowed) FROM feature_access WHERE subject_id <> '*' ORDER BY 1`, "ann 6 f", "bob 5 f")
@@ -68,7 +77,7 @@ func TestSlotGivenUpUnderAReader(t *testing.T) {
 	a.exec(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, slot)
 	reader := a.reader(slot)
 	defer reader.Close(context.Background())
-	if err := GiveUpSlot(t.Context(), a.conn); err != nil {
+	if err := GiveUpSlot(t.Context(), a.own); err != nil {
 		t.Fatal(err)
 	}
 	a.expect(`SELECT slot_name::text FROM pg_replication_slots WHERE slot_name = '` + slot + `'`)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,13 +15,16 @@ import (
 // beginRefresh stores a plan that differs from the one the rows were made under. The rows are brought in
 // line page by page.
 func (s *Store) beginRefresh(ctx context.Context) error {
+	if err := s.planned(ctx, s.conn, s.plan); err != nil {
+		return err
+	}
 	have, err := s.meta(ctx, "plan")
 	if s.stale = err == nil && have != s.planNow(); !s.stale {
 		return err
 	}
 	s.refreshed = ""
 	var leave bool
-	err = s.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tiergate.plan WHERE enforcement = $1 AND feature = ANY($2) AND feature <> ALL($3))`,
+	err = s.conn.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM tiergate.plan WHERE enforcement = $1 AND feature = ANY($2) AND feature <> ALL($3))`,
 		loops.Strict, s.features, s.strict).Scan(&leave)
 	if err != nil {
 		return explain("read the plan", err)
@@ -45,13 +49,12 @@ const (
 // outlast waits until every transaction is over that may have read the plan before this one, within a bound: what it
 // consumed of a feature that is not strict any more would be lost under what the stream counts.
 func (s *Store) outlast(ctx context.Context) error {
-	var after string
-	if err := s.conn.QueryRow(ctx, `SELECT pg_snapshot_xmax(pg_current_snapshot())::text`).Scan(&after); err != nil {
+	mark, err := s.mark(ctx, s.conn)
+	if err != nil {
 		return explain("wait for open consumers", err)
 	}
 	for begun := time.Now(); time.Since(begun) < outlastBound; {
-		var over bool
-		if err := s.conn.QueryRow(ctx, `SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8`, after).Scan(&over); over || err != nil {
+		if over, err := s.outlasted(ctx, s.conn, mark); over || err != nil {
 			return explain("wait for open consumers", err)
 		}
 		select {
@@ -75,7 +78,7 @@ func (s *Store) refreshPage(ctx context.Context, through time.Time, d *loops.Dec
 		return err
 	}
 	gone := &pgx.Batch{}
-	s.dropRows(gone, ids, "feature <> ALL($2)", s.features)
+	s.dropRows(gone, ids, s.features)
 	if err := s.conn.SendBatch(ctx, gone).Close(); err != nil {
 		return explain("remove a feature", err)
 	}
@@ -92,7 +95,7 @@ func (s *Store) refreshPage(ctx context.Context, through time.Time, d *loops.Dec
 
 // complete gives rows to the subjects that a count found without them. It looks at all of them, so it
 // reads through a session that may take its time, and only after something was found.
-func (s *Store) complete(ctx context.Context, reader *pgx.Conn, d *loops.Decider) error {
+func (s *Store) complete(ctx context.Context, reader querier, d *loops.Decider) error {
 	for last := ""; !s.whole; {
 		ids, err := s.page(ctx, reader, s.lacking(), last, chunk)
 		if err != nil {
@@ -115,7 +118,7 @@ func (s *Store) lacking() string {
 }
 
 // page returns the next subjects that a condition names.
-func (s *Store) page(ctx context.Context, reader *pgx.Conn, which, after string, size int) ([]string, error) {
+func (s *Store) page(ctx context.Context, reader querier, which, after string, size int) ([]string, error) {
 	rows, err := reader.Query(ctx, `SELECT subject_id FROM tiergate.subject s WHERE subject_id > $1 AND `+which+` ORDER BY 1 LIMIT $2`, after, size)
 	if err != nil {
 		return nil, explain("bring rows in line with the plan", err)
@@ -137,13 +140,17 @@ func (s *Store) refresh(ctx context.Context, ids []string, through time.Time, d 
 // all other rows as made under another plan. Where rows of a feature that is gone are made again, they begin
 // behind every episode that was ever answered.
 func (s *Store) writePlan(ctx context.Context) error {
+	var now, actual time.Time
+	if err := s.conn.QueryRow(ctx, s.query("clock")).Scan(&now, &actual); err != nil {
+		return explain("read the clock", err)
+	}
 	batch := &pgx.Batch{}
-	batch.Queue(`WITH gone AS (SELECT FROM tiergate.plan WHERE feature <> ALL($1))
-		INSERT INTO tiergate.meta (key, value) SELECT 'first_episode', extract(epoch FROM now())::bigint::text WHERE EXISTS (SELECT FROM gone)
-		ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value`, s.features)
+	batch.Queue(`INSERT INTO tiergate.meta ("key", value) SELECT 'first_episode', $2 FROM tiergate.checkpoint
+		WHERE EXISTS (SELECT 1 FROM tiergate.plan WHERE feature <> ALL($1)) ON CONFLICT ("key") DO UPDATE SET value = EXCLUDED.value`,
+		s.features, strconv.FormatInt(actual.Unix(), 10))
 	batch.Queue(setMetaSQL("plan", ""))
 	batch.Queue(`DELETE FROM tiergate.plan`)
-	batch.Queue(dropBuckets(`feature <> ALL($1)`), s.rolling)
+	batch.Queue(s.query("drop buckets"), s.rolling)
 	for i := range s.plan.Loops {
 		l := &s.plan.Loops[i]
 		zone := ""
@@ -151,11 +158,11 @@ func (s *Store) writePlan(ctx context.Context) error {
 			zone = l.Window.Zone.String()
 		}
 		for _, tier := range s.plan.TierNames() {
-			batch.Queue(`INSERT INTO tiergate.plan (feature, tier, loop, usage_limit, window_kind, period, zone, enforcement, message,
+			batch.Queue(`INSERT INTO tiergate.plan (feature, tier, "loop", usage_limit, window_kind, period, zone, enforcement, message,
 					unit, length, resolution, warn_at, grace)
-				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::interval, $12, $13, $14)`, l.Feature, tier, l.Name, nullLimit(l.Limit(tier)), l.Window.Kind,
+				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`, l.Feature, tier, l.Name, nullLimit(l.Limit(tier)), l.Window.Kind,
 				nullText(l.Window.Period.Text), nullText(zone), l.Enforcement, l.Message,
-				nullText(string(l.Window.Period.Unit)), nullText(lengthOf(l.Window)), resolutionOf(l.Window), warnings(l), s.plan.Grace)
+				nullText(string(l.Window.Period.Unit)), s.length(l.Window), s.duration(resolutionOf(l.Window)), s.list(warnings(l)), s.duration(&s.plan.Grace))
 		}
 		limit := l.Limit(loops.DefaultTier)
 		allowed, reason, message := true, "", ""
@@ -163,10 +170,10 @@ func (s *Store) writePlan(ctx context.Context) error {
 			allowed, reason, message = false, loops.ReasonPlan, l.Message
 		}
 		batch.Queue(`INSERT INTO `+s.access+` (subject_id, feature, allowed, tier, used, usage_limit, remaining, reason, message, updated_at)
-			VALUES ($1, $2, $3, $4, 0, $5, $5, $6, $7, tiergate.now())
+			VALUES ($1, $2, $3, $4, 0, $5, $5, $6, $7, $8)
 			ON CONFLICT (subject_id, feature) DO UPDATE SET allowed = EXCLUDED.allowed, usage_limit = EXCLUDED.usage_limit,
 				remaining = EXCLUDED.remaining, reason = EXCLUDED.reason, message = EXCLUDED.message, updated_at = EXCLUDED.updated_at`,
-			loops.AnySubject, l.Feature, allowed, loops.DefaultTier, nullLimit(limit), nullText(reason), nullText(message))
+			loops.AnySubject, l.Feature, allowed, loops.DefaultTier, nullLimit(limit), nullText(reason), nullText(message), now)
 	}
 	batch.Queue(`DELETE FROM `+s.access+` WHERE subject_id = $1 AND feature <> ALL($2)`, loops.AnySubject, s.features)
 	tx, err := s.conn.Begin(ctx)
@@ -184,18 +191,7 @@ func (s *Store) writePlan(ctx context.Context) error {
 	return explain("store the plan", tx.Commit(ctx))
 }
 
-// lengthOf is a window's length as an interval; empty: it has none.
-func lengthOf(w loops.Window) string {
-	switch {
-	case w.Kind == loops.Lifetime:
-		return ""
-	case w.Period.Length == 0:
-		return "1 " + string(w.Period.Unit)
-	default:
-		return fmt.Sprintf("%d microseconds", w.Period.Length.Microseconds())
-	}
-}
-
+// resolutionOf is the width of a window's buckets; nil: it has none.
 func resolutionOf(w loops.Window) *time.Duration {
 	if w.Kind != loops.Rolling {
 		return nil
@@ -207,13 +203,13 @@ func resolutionOf(w loops.Window) *time.Duration {
 func warnings(l *loops.Loop) []float64 { return append([]float64{}, l.WarnAt...) }
 
 func (s *Store) meta(ctx context.Context, key string) (value string, err error) {
-	err = s.conn.QueryRow(ctx, `SELECT coalesce((SELECT value FROM tiergate.meta WHERE key = $1), '')`, key).Scan(&value)
+	err = s.conn.QueryRow(ctx, `SELECT coalesce((SELECT value FROM tiergate.meta WHERE "key" = $1), '')`, key).Scan(&value)
 	return value, explain("read "+key, err)
 }
 
 func (s *Store) setMeta(ctx context.Context, key, value string) error {
-	_, err := s.conn.Exec(ctx, `INSERT INTO tiergate.meta (key, value) SELECT $1, $2 FROM tiergate.checkpoint WHERE term = $3
-		ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value`, key, value, s.term)
+	_, err := s.conn.Exec(ctx, `INSERT INTO tiergate.meta ("key", value) SELECT $1, $2 FROM tiergate.checkpoint WHERE term = $3
+		ON CONFLICT ("key") DO UPDATE SET value = EXCLUDED.value`, key, value, s.term)
 	return explain("store "+key, err)
 }
 
@@ -222,7 +218,7 @@ func (s *Store) tooManyUsers(ctx context.Context) (bool, error) {
 	for i := range s.watches {
 		if w := &s.watches[i]; w.Role == loops.Users {
 			var estimate float64
-			err := s.conn.QueryRow(ctx, `SELECT reltuples FROM pg_class WHERE oid = to_regclass($1)`, ident(w.Schema, w.Table)).Scan(&estimate)
+			err := s.conn.QueryRow(ctx, s.query("estimate"), w.Schema, w.Table).Scan(&estimate)
 			return estimate*float64(len(s.plan.Loops)) > 1e6, explain("estimate the users", err)
 		}
 	}

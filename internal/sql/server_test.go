@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -46,7 +47,9 @@ func TestMain(m *testing.M) {
 type app struct {
 	t       *testing.T
 	url     string
+	schema  string
 	conn    *pgx.Conn
+	own     *Session
 	plan    *loops.Plan
 	watches []loops.Watch
 }
@@ -62,21 +65,28 @@ func newApp(t *testing.T) *app {
 	if err := p.CreateDatabase(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
-	a := &app{t: t, url: p.URL(name)}
+	a := &app{t: t, url: p.URL(name), schema: "public"}
 	if a.conn, err = pgx.Connect(t.Context(), a.url); err != nil {
 		t.Fatal(err)
 	}
+	a.own = Postgres(a.conn)
 	t.Cleanup(func() { a.conn.Close(context.Background()) })
 	return a
+}
+
+// newEmpty returns an empty database, of the server that onBoth runs a test on.
+func newEmpty(t *testing.T) *app {
+	t.Helper()
+	if isOnMySQL(t) {
+		return newMySQLApp(t)
+	}
+	return newApp(t)
 }
 
 // newConventional returns a database with conventional tables, installed for one loop.
 func newConventional(t *testing.T) *app {
 	t.Helper()
-	a := newApp(t)
-	a.exec(`CREATE TABLE usage (id bigserial PRIMARY KEY, user_id text, endpoint text, method text, created_at timestamptz DEFAULT now())`)
-	a.exec(`CREATE TABLE users (id text PRIMARY KEY, email text, name text)`)
-	a.exec(`CREATE TABLE subscriptions (id text PRIMARY KEY, user_id text, status text, plan text, current_period_end timestamptz)`)
+	a := newEmpty(t)
 	a.watches = []loops.Watch{
 		watch(loops.Usage, "usage", nil, map[loops.Field]loops.Column{loops.FieldSubject: {Name: "user_id", Type: "text"},
 			loops.FieldEndpoint: {Name: "endpoint", Type: "text"}, loops.FieldMethod: {Name: "method", Type: "text"}, loops.FieldAt: {Name: "created_at", Type: "timestamp with time zone"}}),
@@ -86,6 +96,10 @@ func newConventional(t *testing.T) *app {
 			loops.FieldStatus: {Name: "status", Type: "text"}, loops.FieldPlan: {Name: "plan", Type: "text"},
 			loops.FieldPeriodEnd: {Name: "current_period_end", Type: "timestamp with time zone"}}),
 	}
+	for i := range a.watches {
+		a.watches[i].Schema = a.schema
+	}
+	a.makeTables()
 	a.plan = planOf(features(2))
 	a.install()
 	return a
@@ -107,11 +121,11 @@ func planOf(l ...loops.Loop) *loops.Plan {
 	return &loops.Plan{Loops: l, Tiers: map[string]string{}, Grace: 7 * 24 * time.Hour}
 }
 
-func (a *app) options() InstallOptions { return InstallOptions{Schema: "public", Watches: a.watches} }
+func (a *app) options() InstallOptions { return InstallOptions{Schema: a.schema, Watches: a.watches} }
 
 func (a *app) install() (changed bool) {
 	a.t.Helper()
-	changed, err := Install(a.t.Context(), a.conn, a.options())
+	changed, err := Install(a.t.Context(), a.own, a.options())
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -132,7 +146,7 @@ func (a *app) term() (term int64) {
 }
 
 func (a *app) storeAt(term int64) *Store {
-	s := NewStore(Options{URL: a.url, Schema: "public", Plan: a.plan, Watches: a.watches, Term: term, Log: slog.New(slog.DiscardHandler), Gauges: noGauges{}})
+	s := NewStore(Options{URL: a.url, Schema: a.schema, Plan: a.plan, Watches: a.watches, Term: term, Log: slog.New(slog.DiscardHandler), Gauges: noGauges{}})
 	a.t.Cleanup(s.Close)
 	return s
 }
@@ -155,14 +169,20 @@ func (a *app) count(s *Store) {
 
 func (a *app) exec(sql string, args ...any) {
 	a.t.Helper()
-	if _, err := a.conn.Exec(a.t.Context(), sql, args...); err != nil {
-		a.t.Fatalf("%s: %v", sql, err)
+	statements := []string{sql}
+	if a.conn == nil {
+		statements = strings.Split(a.words(sql), ";")
+	}
+	for _, statement := range statements {
+		if _, err := a.own.Exec(a.t.Context(), statement, args...); err != nil {
+			a.t.Fatalf("%s: %v", statement, err)
+		}
 	}
 }
 
 func (a *app) scan(sql string, dest ...any) {
 	a.t.Helper()
-	if err := a.conn.QueryRow(a.t.Context(), sql).Scan(dest...); err != nil {
+	if err := a.own.QueryRow(a.t.Context(), a.words(sql)).Scan(dest...); err != nil {
 		a.t.Fatalf("%s: %v", sql, err)
 	}
 }
@@ -170,7 +190,7 @@ func (a *app) scan(sql string, dest ...any) {
 // lines returns a query's only column.
 func (a *app) lines(sql string, args ...any) []string {
 	a.t.Helper()
-	rows, err := a.conn.Query(a.t.Context(), sql, args...)
+	rows, err := a.own.Query(a.t.Context(), a.words(sql), args...)
 	if err != nil {
 		a.t.Fatalf("%s: %v", sql, err)
 	}
@@ -183,6 +203,7 @@ func (a *app) lines(sql string, args ...any) []string {
 
 func (a *app) expect(sql string, want ...string) {
 	a.t.Helper()
+	want = a.said(want)
 	if got := a.lines(sql); !slices.Equal(got, want) {
 		a.t.Errorf("%s\n got %q\nwant %q", sql, got, want)
 	}

@@ -8,6 +8,7 @@ package sql
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -36,92 +38,28 @@ const (
 	ForStream  Purpose = "tiergate stream" // the replication connection
 )
 
-// Connect opens a session that speaks UTC and ISO dates, finds nothing by search path, and gives up
-// rather than hold the application up. The caller closes it.
-func Connect(ctx context.Context, url string, purpose Purpose) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(url)
-	if err != nil {
-		return nil, &loops.Fault{Step: "read DATABASE_URL", Err: err, Kind: loops.Permanent}
-	}
-	config.ConnectTimeout = 10 * time.Second
-	for name, value := range map[string]string{
-		"application_name":                    string(purpose),
-		"timezone":                            "UTC",
-		"datestyle":                           "ISO",
-		"search_path":                         "pg_catalog",
-		"lock_timeout":                        "5s",
-		"statement_timeout":                   "20s",
-		"idle_in_transaction_session_timeout": "20s",
-		"idle_session_timeout":                "0",
-		"tcp_keepalives_idle":                 "10",
-		"tcp_keepalives_interval":             "5",
-		"tcp_keepalives_count":                "3",
-		"synchronous_commit":                  "on",
-		"default_transaction_isolation":       "read committed", // whatever the database's is: we look again until we see
-	} {
-		config.RuntimeParams[name] = value
-	}
-	if purpose == ForCount || purpose == ForVerify {
-		config.RuntimeParams["statement_timeout"] = "0"
-		config.RuntimeParams["idle_in_transaction_session_timeout"] = "0"
-		// The planner cannot know how many rows match a loop, and takes them for few. Hashing suits many.
-		for name, value := range map[string]string{"enable_sort": "off", "enable_nestloop": "off", "enable_mergejoin": "off",
-			"cursor_tuple_fraction": "1", "work_mem": "64MB"} {
-			config.RuntimeParams[name] = value
-		}
-	}
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err != nil {
-		return nil, explain("connect to the database", err)
-	}
-	if err := bounded(ctx, conn, config.RuntimeParams["lock_timeout"]); err != nil {
-		closeConn(conn)
-		return nil, err
-	}
-	return conn, nil
+// ownSchema is where the sidecar's own tables are; on MySQL, the prefix of their names.
+const ownSchema = "tiergate"
+
+// Connect opens a session that speaks UTC, and gives up rather than hold the application up. The caller closes it.
+func Connect(ctx context.Context, url string, purpose Purpose) (*Session, error) {
+	return connect(ctx, url, purpose, nil)
 }
 
-// bounded makes sure that the session has the bounds it asked for. A pooler that drops them hands out
-// sessions that may hold the application up, and whose advisory locks are anybody's.
-func bounded(ctx context.Context, conn *pgx.Conn, want string) error {
-	var have string
-	err := conn.QueryRow(ctx, "SHOW lock_timeout", pgx.QueryExecModeSimpleProtocol).Scan(&have)
-	if err == nil && have != want {
-		return &loops.Fault{Step: "connect to the database", Kind: loops.Permanent, Hint: pastPooler,
-			Err: fmt.Errorf("something in between drops the session's settings: lock_timeout is %s, not %s", have, want)}
+// connect opens a session. view returns the session that sees a snapshot of MySQL's change stream, by its name.
+func connect(ctx context.Context, url string, purpose Purpose, view func(name string) (*sql.Conn, bool)) (*Session, error) {
+	if isMySQL(url) {
+		return connectMySQL(ctx, url, purpose, view)
 	}
-	return explain("connect to the database", err)
+	return connectPostgres(ctx, url, purpose)
 }
 
-// pastPooler is the way out of every pooler.
-const pastPooler = "a connection pooler stands in between: set DIRECT_URL to the database itself"
-
-// wayOut says what can be done about an error of the server, by SQLSTATE.
-func wayOut(code string) (kind loops.Kind, hint string) {
-	switch code {
-	case "28P01":
-		return loops.Permanent, "the password in DATABASE_URL is wrong"
-	case "28000":
-		return loops.Permanent, "the server's pg_hba.conf does not let this user in from here"
-	case "3D000":
-		return loops.Permanent, "the database named in DATABASE_URL does not exist"
-	case "42501":
-		return loops.Permanent, "the sidecar's role lacks a privilege: run `sidecar check` for the exact statement"
-	case "08P01":
-		return loops.Permanent, pastPooler
-	case "42P01", "3F000", "42703":
-		return loops.Changed, "a table changed under the sidecar; it is looked at again"
-	case "53300":
-		return loops.Transient, "the server has no free connection slot: the sidecar needs 6"
-	case "57P03":
-		return loops.Transient, "the server is starting up or shutting down"
-	case "55006":
-		return loops.Transient, "another process follows the sidecar's replication slot"
-	case "53100":
-		return loops.Transient, "the server's disk is full"
-	default:
-		return loops.Transient, ""
+// dialectOf is the dialect of a connection string's database.
+func dialectOf(url string) dialect {
+	if isMySQL(url) {
+		return mysqlDialect()
 	}
+	return postgresDialect()
 }
 
 // explain turns a driver's error into a fault with a way out. Nothing of a password is in it.
@@ -138,6 +76,11 @@ func explain(step string, err error) error {
 		kind, hint := wayOut(pg.Code)
 		return &loops.Fault{Step: step, Err: fmt.Errorf("%s (SQLSTATE %s)", pg.Message, pg.Code), Hint: hint, Kind: kind}
 	}
+	var my *mysql.MySQLError
+	if errors.As(err, &my) {
+		kind, hint := mysqlWayOut(my.Number)
+		return &loops.Fault{Step: step, Err: fmt.Errorf("%s (error %d)", my.Message, my.Number), Hint: hint, Kind: kind}
+	}
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
 		hint := "is the server running, and does DATABASE_URL name the right host and port?"
@@ -147,7 +90,22 @@ func explain(step string, err error) error {
 		}
 		return &loops.Fault{Step: step, Err: connectCause(connect), Hint: hint, Kind: loops.Transient}
 	}
-	return &loops.Fault{Step: step, Err: err, Kind: loops.Transient}
+	return &loops.Fault{Step: step, Err: err, Hint: mysqlConnectHint(err), Kind: loops.Transient}
+}
+
+// refusedWords reports whether a function of the sidecar refused an argument, in its words.
+func refusedWords(err error) (words, hint string, is bool) {
+	const invalid = "22023"
+	var pg *pgconn.PgError
+	var my *mysql.MySQLError
+	switch {
+	case errors.As(err, &pg) && pg.Code == invalid:
+		return pg.Message, pg.Hint, true
+	case errors.As(err, &my) && string(my.SQLState[:]) == invalid:
+		words, hint, _ = strings.Cut(my.Message, ": ")
+		return words, hint, true
+	}
+	return "", "", false
 }
 
 // noIPv6 reports whether every address that was tried is an IPv6 one that no route leads to.
@@ -175,7 +133,7 @@ func connectCause(err *pgconn.ConnectError) error {
 	return errors.New(text)
 }
 
-// ident quotes a name.
+// ident quotes a name: MySQL sessions have ANSI quotes.
 func ident(parts ...string) string { return pgx.Identifier(parts).Sanitize() }
 
 // nullTime and nullLimit turn "none" into NULL.

@@ -32,7 +32,7 @@ type Status struct {
 
 // Piece says how much of a transaction is in the flags.
 type Piece struct {
-	Xid  uint32 `json:"xid"`
+	Xid  uint32 `json:"xid,omitempty"` // of PostgreSQL
 	Rows int64  `json:"rows"`
 }
 
@@ -47,9 +47,9 @@ type FeatureStatus struct {
 }
 
 // RequireInstalled fails where there is nothing to look at yet.
-func RequireInstalled(ctx context.Context, conn *pgx.Conn) error {
+func RequireInstalled(ctx context.Context, conn *Session) error {
 	var there bool
-	err := conn.QueryRow(ctx, `SELECT to_regclass('tiergate.checkpoint') IS NOT NULL`).Scan(&there)
+	err := conn.QueryRow(ctx, conn.query("installed")).Scan(&there)
 	if err != nil || there {
 		return explain("look at what is installed", err)
 	}
@@ -58,73 +58,68 @@ func RequireInstalled(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // ReadStatus looks at everything that is stored.
-func ReadStatus(ctx context.Context, conn *pgx.Conn, schema string) (Status, error) {
+func ReadStatus(ctx context.Context, conn *Session, schema string) (Status, error) {
 	st := Status{Emails: map[string]int64{}, Events: map[string]int64{}}
-	err := conn.QueryRow(ctx, `SELECT to_regclass('tiergate.checkpoint') IS NOT NULL`).Scan(&st.Installed)
+	err := conn.QueryRow(ctx, conn.query("installed")).Scan(&st.Installed)
 	if err != nil || !st.Installed {
 		return st, explain("read the status", err)
 	}
+	now, err := clock(ctx, conn)
+	if err != nil {
+		return st, err
+	}
+	since := now.AddDate(0, 0, -30)
 	var position string
-	var lag time.Duration
-	var piece Piece
 	batch := &pgx.Batch{}
-	batch.Queue(`SELECT c.position, c.source_time, c.applied_at, (tiergate.freshness()).lag, (SELECT count(*) FROM tiergate.subject WHERE NOT deleted),
-			coalesce(greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END, (p.at ->> 'end')::pg_lsn)), 0)::bigint,
-			coalesce(p.at ->> 'xid', '0')::bigint, coalesce(p.at ->> 'rows', '0')::bigint
-		FROM tiergate.checkpoint c CROSS JOIN LATERAL (SELECT nullif(c.position, '')::jsonb AS at) p`).QueryRow(func(r pgx.Row) error {
-		return r.Scan(&position, &st.SourceTime, &st.AppliedAt, &lag, &st.Subjects, &st.LagBytes, &piece.Xid, &piece.Rows)
-	})
-	batch.Queue(`SELECT `+leaseHeld+`, coalesce((SELECT holder FROM tiergate.lease), '')`, uint32(lockClass), uint32(lockLease)).
-		QueryRow(func(r pgx.Row) error { return r.Scan(&st.Running, &st.Holder) })
-	batch.Queue(`SELECT p.feature, count(fa.subject_id) FILTER (WHERE fa.subject_id <> '*'),
-			count(*) FILTER (WHERE NOT fa.allowed AND fa.subject_id <> '*'), p.enforcement,
-			coalesce((SELECT value::jsonb -> 'loops' ? p.feature FROM tiergate.meta WHERE key = 'counted'), false),
-			coalesce((SELECT max(e.over_run) FROM tiergate.access_event e WHERE e.kind = 'blocked' AND NOT e.silent AND e.feature = p.feature
-				AND e.recorded_at > now() - interval '30 days'), 0)
-		FROM (SELECT DISTINCT feature, enforcement FROM tiergate.plan) p LEFT JOIN ` + ident(schema, "feature_access") + ` fa USING (feature)
-		GROUP BY p.feature, p.enforcement ORDER BY 1`).Query(func(rows pgx.Rows) (err error) {
+	batch.Queue(`SELECT position, source_time, applied_at, (SELECT count(*) FROM tiergate.subject WHERE NOT deleted) FROM tiergate.checkpoint`).
+		QueryRow(func(r pgx.Row) error { return r.Scan(&position, &st.SourceTime, &st.AppliedAt, &st.Subjects) })
+	batch.Queue(conn.query("lease held")).QueryRow(func(r pgx.Row) error { return r.Scan(&st.Running) })
+	batch.Queue(`SELECT coalesce((SELECT holder FROM tiergate.lease), '')`).QueryRow(func(r pgx.Row) error { return r.Scan(&st.Holder) })
+	batch.Queue(`SELECT p.feature, count(CASE WHEN fa.subject_id <> '*' THEN 1 END), count(CASE WHEN NOT fa.allowed AND fa.subject_id <> '*' THEN 1 END),
+			p.enforcement, false, coalesce((SELECT max(e.over_run) FROM tiergate.access_event e
+				WHERE e.kind = 'blocked' AND NOT e.silent AND e.feature = p.feature AND e.recorded_at > $1::timestamptz), 0)
+		FROM (SELECT DISTINCT feature, enforcement FROM tiergate.plan) p LEFT JOIN `+ident(schema, "feature_access")+` fa ON fa.feature = p.feature
+		GROUP BY p.feature, p.enforcement ORDER BY 1`, since).Query(func(rows pgx.Rows) (err error) {
 		st.Features, err = pgx.CollectRows(rows, pgx.RowToStructByPos[FeatureStatus])
 		return err
 	})
-	for query, counts := range map[string]map[string]int64{
-		`SELECT status, count(*) FROM tiergate.email GROUP BY 1`:                                                     st.Emails,
-		`SELECT kind, count(*) FROM tiergate.access_event WHERE recorded_at > now() - interval '30 days' GROUP BY 1`: st.Events,
+	for _, c := range []struct {
+		query  string
+		counts map[string]int64
+		args   []any
+	}{
+		{`SELECT status, count(*) FROM tiergate.email GROUP BY 1`, st.Emails, nil},
+		{`SELECT kind, count(*) FROM tiergate.access_event WHERE recorded_at > $1::timestamptz GROUP BY 1`, st.Events, []any{since}},
 	} {
-		batch.Queue(query).Query(func(rows pgx.Rows) error {
+		batch.Queue(c.query, c.args...).Query(func(rows pgx.Rows) error {
 			var name string
 			var n int64
-			_, err := pgx.ForEachRow(rows, []any{&name, &n}, func() error { counts[name] = n; return nil })
+			_, err := pgx.ForEachRow(rows, []any{&name, &n}, func() error { c.counts[name] = n; return nil })
 			return err
 		})
 	}
 	if err := conn.SendBatch(ctx, batch).Close(); err != nil {
 		return st, explain("read the status", err)
 	}
-	slot, err := Replication(ctx, conn)
-	st.LagSeconds, st.RetainedBytes = lag.Seconds(), slot.RetainedBytes
-	if piece.Xid != 0 {
-		st.Transaction = &piece
+	have, err := readCounted(ctx, conn)
+	if err != nil {
+		return st, err
 	}
-	switch {
-	case position != "":
-		st.Mode = "streaming"
-	case slot.Exists:
-		st.Mode = "counting"
-	default:
-		st.Mode = "polling"
+	for i := range st.Features {
+		_, st.Features[i].Counted = have.Loops[st.Features[i].Feature]
 	}
 	if !st.Running {
 		st.Holder = ""
 	}
-	return st, err
+	return st, explain("read the status", conn.progress(ctx, conn, position, &st))
 }
 
 // Backlog is the cheap part of the status: WAL that the server keeps for the slot, in bytes, and the
 // emails that wait or are dead, by status.
-func Backlog(ctx context.Context, conn *pgx.Conn) (retained int64, emails map[string]int64, err error) {
-	slot, err := Replication(ctx, conn)
+func Backlog(ctx context.Context, conn *Session) (retained int64, emails map[string]int64, err error) {
+	retained, err = conn.retained(ctx, conn)
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, explain("look at what the server retains", err)
 	}
 	rows, err := conn.Query(ctx, `SELECT status, count(*) FROM tiergate.email WHERE status IN ('queued', 'sending', 'dead') GROUP BY 1`)
 	if err != nil {
@@ -134,12 +129,12 @@ func Backlog(ctx context.Context, conn *pgx.Conn) (retained int64, emails map[st
 	var status string
 	var n int64
 	_, err = pgx.ForEachRow(rows, []any{&status, &n}, func() error { emails[status] = n; return nil })
-	return slot.RetainedBytes, emails, explain("count the emails", err)
+	return retained, emails, explain("count the emails", err)
 }
 
 // GiveUpBeside ends the count of new loops whose slot, beside the stream's, keeps more WAL than a bound in bytes.
 // It begins again.
-func GiveUpBeside(ctx context.Context, conn *pgx.Conn, most int64) (ended bool, err error) {
+func GiveUpBeside(ctx context.Context, conn *Session, most int64) (ended bool, err error) {
 	err = conn.QueryRow(ctx, `SELECT count(pg_terminate_backend(active_pid)) > 0 FROM pg_replication_slots
 		WHERE temporary AND slot_name LIKE 'tiergate\_beside\_%' AND database = current_database() AND active_pid IS NOT NULL
 			AND pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) > $1`, most).Scan(&ended)
@@ -147,14 +142,14 @@ func GiveUpBeside(ctx context.Context, conn *pgx.Conn, most int64) (ended bool, 
 }
 
 // Explain returns the chain of facts behind one flag, as explain_access does.
-func Explain(ctx context.Context, conn *pgx.Conn, subject, feature string) (json.RawMessage, error) {
+func Explain(ctx context.Context, conn *Session, subject, feature string) (json.RawMessage, error) {
 	var facts json.RawMessage
-	err := conn.QueryRow(ctx, `SELECT tiergate.explain_access($1::text, $2)`, subject, feature).Scan(&facts)
+	err := conn.QueryRow(ctx, conn.query("explain"), subject, feature).Scan(&facts)
 	return facts, explain("explain "+subject+" "+feature, err)
 }
 
 // LockUnlessRunning fails where a sidecar holds the lease: what follows must not happen under it.
-func LockUnlessRunning(ctx context.Context, conn *pgx.Conn) error {
+func LockUnlessRunning(ctx context.Context, conn *Session) error {
 	held, err := try(ctx, conn)
 	if held || err != nil {
 		return err
@@ -163,8 +158,8 @@ func LockUnlessRunning(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // GiveUpSlot drops the slot together with whoever reads it; the sidecar begins anew and counts again.
-func GiveUpSlot(ctx context.Context, conn *pgx.Conn) error {
-	slot := SlotName(conn.Config().Database)
+func GiveUpSlot(ctx context.Context, conn *Session) error {
+	slot := SlotName(conn.Database)
 	_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(active_pid, 3000) FROM pg_replication_slots WHERE slot_name = $1 AND active_pid IS NOT NULL`, slot)
 	if err != nil {
 		return explain("give the replication slot up", err)
@@ -175,7 +170,10 @@ func GiveUpSlot(ctx context.Context, conn *pgx.Conn) error {
 
 // Uninstall removes everything: publications, functions, tables, and at last the slot. The caller holds
 // the lease. What belongs to another role stops it before anything is gone.
-func Uninstall(ctx context.Context, conn *pgx.Conn, schema string) error {
+func Uninstall(ctx context.Context, conn *Session, schema string) error {
+	if isMySQLSession(conn) {
+		return uninstallMySQL(ctx, conn)
+	}
 	access := ident(schema, "feature_access")
 	var drop bool
 	if err := conn.QueryRow(ctx, `SELECT t IS NOT NULL AND `+ours+` FROM (SELECT to_regclass($1) t) access`, access).Scan(&drop); err != nil {
@@ -205,7 +203,7 @@ func Uninstall(ctx context.Context, conn *pgx.Conn, schema string) error {
 	if err := tx.Commit(ctx); err != nil {
 		return explain("uninstall", err)
 	}
-	slot := SlotName(conn.Config().Database)
+	slot := SlotName(conn.Database)
 	_, err = conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, slot)
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "42501" {

@@ -2,7 +2,6 @@ package sql
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -31,22 +30,22 @@ func (s *Store) dueSQL() string {
 }
 
 // notHeld is the condition that nothing of x's subject was held when it was last looked at.
-const notHeld = `NOT EXISTS (SELECT FROM tiergate.due d WHERE d.subject_id = x.subject_id)`
+const notHeld = `NOT EXISTS (SELECT 1 FROM tiergate.due d WHERE d.subject_id = x.subject_id)`
 
 // owned is the condition that the bucket x is of a row that exists: others are nobody's.
 func (s *Store) owned() string {
-	return `EXISTS (SELECT FROM ` + s.access + ` fa WHERE fa.subject_id = x.subject_id AND fa.feature = x.feature)`
+	return `EXISTS (SELECT 1 FROM ` + s.access + ` fa WHERE fa.subject_id = x.subject_id AND fa.feature = x.feature)`
 }
 
 // nextDueSQL is when dueSQL names somebody next, or what was held is looked at again. $1 are the features, $2 the strict
 // ones, $3 those with buckets. min() would not use an index beside another table.
 func (s *Store) nextDueSQL() string {
-	return `SELECT least((SELECT min(resets_at) FROM ` + s.access + ` x WHERE feature = ANY($1) AND (feature <> ALL($2) OR ` + notHeld + `)),
-		(SELECT rolls_off FROM tiergate.bucket x WHERE feature = ANY($3) AND (feature <> ALL($2) OR ` + notHeld + `) AND ` + s.owned() + `
-			ORDER BY rolls_off LIMIT 1),
-		(SELECT expires_at FROM tiergate.access_grant x WHERE ended_at IS NULL AND expires_at IS NOT NULL AND feature = ANY($1) AND ` + notHeld + `
-			ORDER BY expires_at LIMIT 1),
-		(SELECT min(tier_until) FROM tiergate.subject), (SELECT min(at) FROM tiergate.due))`
+	return `SELECT min(at) FROM ((SELECT min(resets_at) AS at FROM ` + s.access + ` x WHERE feature = ANY($1) AND (feature <> ALL($2) OR ` + notHeld + `))
+		UNION ALL (SELECT rolls_off FROM tiergate.bucket x WHERE feature = ANY($3) AND (feature <> ALL($2) OR ` + notHeld + `) AND ` + s.owned() + `
+			ORDER BY rolls_off LIMIT 1)
+		UNION ALL (SELECT expires_at FROM tiergate.access_grant x WHERE ended_at IS NULL AND expires_at IS NOT NULL AND feature = ANY($1) AND ` + notHeld + `
+			ORDER BY expires_at LIMIT 1)
+		UNION ALL (SELECT min(tier_until) FROM tiergate.subject) UNION ALL (SELECT min(at) FROM tiergate.due)) n`
 }
 
 // queueHold locks the strict rows that a decision about subjects may change, as far as nobody else holds them. It waits for
@@ -69,32 +68,30 @@ func (s *Store) queueHold(batch *pgx.Batch, ids []string) map[loops.RowName]bool
 }
 
 // vacant marks the strict rows that are missing and that nobody else is making.
-func (s *Store) vacant(ctx context.Context, tx pgx.Tx, st *loops.State, ids []string) error {
-	ids = slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
-		return !slices.ContainsFunc(s.strict, func(feature string) bool { return st.Row(id, s.index[feature]) == nil })
-	})
-	if len(ids) == 0 {
+func (s *Store) vacant(ctx context.Context, tx pgx.Tx, st *loops.State, held []string) error {
+	var missing []rowKey
+	for _, id := range held {
+		for _, feature := range s.strict {
+			if st.Row(id, s.index[feature]) == nil {
+				missing = append(missing, rowKey{id, feature})
+			}
+		}
+	}
+	if len(missing) == 0 {
 		return nil
 	}
-	rows, err := tx.Query(ctx, `WITH b AS MATERIALIZED (SELECT DISTINCT hashtext(id) & 63 AS b FROM unnest($1::text[]) id),
-			free AS MATERIALIZED (SELECT b FROM b WHERE pg_try_advisory_xact_lock($2, $3 + b))
-		SELECT id FROM unnest($1::text[]) id JOIN free ON free.b = hashtext(id) & 63`, ids, lockClass, lockMake)
-	if err != nil {
-		return explain("find strict rows that may be made", err)
-	}
-	free, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	free, err := s.conn.claim(ctx, tx, s.access, missing)
 	if err != nil {
 		return explain("find strict rows that may be made", err)
 	}
 	st.Vacant = map[loops.RowName]bool{}
-	for _, id := range free {
-		for _, feature := range s.strict {
-			if i := s.index[feature]; st.Row(id, i) == nil {
-				st.Vacant[loops.RowName{Subject: id, Loop: i}] = true
-			}
-		}
+	var ids []string
+	for _, row := range free {
+		st.Vacant[loops.RowName{Subject: row.subject, Loop: s.index[row.feature]}] = true
+		ids = append(ids, row.subject)
 	}
-	rows, err = tx.Query(ctx, accessSQL(s.access)+` WHERE subject_id = ANY($1) AND feature = ANY($2)`, free, s.strict)
+	// Those that were made since we looked are somebody's; what has no tier was made by claim.
+	rows, err := tx.Query(ctx, accessSQL(s.access)+` WHERE subject_id = ANY($1) AND feature = ANY($2) AND tier <> ''`, ids, s.strict)
 	if err != nil {
 		return explain("find strict rows that were made", err)
 	}
@@ -107,30 +104,22 @@ func (s *Store) vacant(ctx context.Context, tx pgx.Tx, st *loops.State, ids []st
 	}))
 }
 
-// dropRows deletes the rows of subjects that a condition names with their buckets, and leaves those that somebody holds
-// for another time. $1 are the subjects, $2 is the condition's.
-func (s *Store) dropRows(batch *pgx.Batch, ids []string, which string, arg any) {
-	batch.Queue(`DELETE FROM `+s.access+` fa USING (SELECT subject_id, feature FROM `+s.access+` WHERE subject_id = ANY($1) AND `+which+`
-		FOR UPDATE SKIP LOCKED) free WHERE fa.subject_id = free.subject_id AND fa.feature = free.feature`, ids, arg)
-	batch.Queue(`INSERT INTO tiergate.due (subject_id, at) SELECT DISTINCT subject_id, tiergate.now() + $3::interval FROM `+s.access+`
-		WHERE subject_id = ANY($1) AND `+which+` ON CONFLICT (subject_id) DO UPDATE SET at = EXCLUDED.at`, ids, arg, heldAgain)
-	batch.Queue(dropBuckets(`subject_id = ANY($1) AND `+which+` AND NOT `+s.owned()), ids, arg)
-}
-
-// dropBuckets deletes the buckets x that a condition names, and leaves those that a consumer holds.
-func dropBuckets(which string) string {
-	return `DELETE FROM tiergate.bucket b USING (SELECT subject_id, feature, start FROM tiergate.bucket x WHERE ` + which + ` FOR UPDATE SKIP LOCKED) free
-		WHERE b.subject_id = free.subject_id AND b.feature = free.feature AND b.start = free.start`
+// dropRows deletes the rows of subjects with their buckets, but for those of the features that are kept, and leaves what
+// somebody holds for another time.
+func (s *Store) dropRows(batch *pgx.Batch, ids, kept []string) {
+	s.drop(batch, s.access, ids, kept, heldAgain)
 }
 
 // writeHeld remembers whom to look at again.
 func (s *Store) writeHeld(batch *pgx.Batch, st *loops.State, w loops.Written) {
 	if len(st.Due) > 0 {
-		s.dropRows(batch, st.Due, "feature <> ALL($2)", s.features)
+		s.dropRows(batch, st.Due, s.features)
 	}
 	if len(w.Again) > 0 {
-		batch.Queue(`INSERT INTO tiergate.due (subject_id, at) SELECT id, $2 FROM unnest($1::text[]) id ON CONFLICT (subject_id) DO UPDATE SET at = EXCLUDED.at`,
-			w.Again, st.Now.Add(heldAgain))
+		s.insert(batch, "tiergate.due", "subject_id", field{name: "subject_id", kind: "text", values: w.Again}, every("at", "timestamptz", st.Now.Add(heldAgain)))
+	}
+	if len(st.Vacant) > 0 {
+		batch.Queue(`DELETE FROM `+s.access+` WHERE tier = '' AND subject_id = ANY($1)`, subjectsOf(st.Vacant)) // claimed, and not made
 	}
 }
 
@@ -142,8 +131,8 @@ func (s *Store) adopt(ctx context.Context) error {
 	for {
 		done, err := s.conn.Exec(ctx, `INSERT INTO tiergate.subject (subject_id, tier, updated_at)
 			SELECT DISTINCT fa.subject_id, $2, tiergate.now() FROM `+s.access+` fa
-			WHERE fa.feature = ANY($1) AND fa.subject_id <> '*' AND NOT EXISTS (SELECT FROM tiergate.subject s WHERE s.subject_id = fa.subject_id)
-			LIMIT $3 ON CONFLICT DO NOTHING`, s.strict, loops.DefaultTier, chunk)
+			WHERE fa.feature = ANY($1) AND fa.subject_id <> '*' AND NOT EXISTS (SELECT 1 FROM tiergate.subject s WHERE s.subject_id = fa.subject_id)
+			LIMIT $3 ON CONFLICT (subject_id) DO UPDATE SET tier = tiergate.subject.tier`, s.strict, loops.DefaultTier, chunk)
 		if err != nil || done.RowsAffected() == 0 {
 			return explain("find subjects of strict features", err)
 		}
@@ -167,38 +156,42 @@ func (s *Store) queueBuckets(batch *pgx.Batch, st *loops.State, ids []string) {
 
 // writeBuckets stores the buckets of rows that changed.
 func (s *Store) writeBuckets(batch *pgx.Batch, rows []loops.AccessRow) {
-	var made struct{ subjects, features []string }
-	var kept, gone struct {
-		subjects, features []string
-		starts, off        []time.Time
-		used               []int64
+	type bucket struct {
+		rowKey
+		loops.Bucket
 	}
+	var made, gone, kept []bucket
 	for _, r := range rows {
-		feature := s.plan.Loops[r.Loop].Feature
+		key := rowKey{r.Subject, s.plan.Loops[r.Loop].Feature}
 		if r.New() && s.plan.Loops[r.Loop].Window.Kind == loops.Rolling { // what is left of a row that was lost is no use of this one
-			made.subjects, made.features = append(made.subjects, r.Subject), append(made.features, feature)
+			made = append(made, bucket{rowKey: key})
 		}
 		changed, dropped := r.ChangedBuckets()
 		for _, b := range changed {
-			kept.subjects, kept.features, kept.starts = append(kept.subjects, r.Subject), append(kept.features, feature), append(kept.starts, b.Start)
-			kept.off, kept.used = append(kept.off, b.RollsOff), append(kept.used, b.Used)
+			kept = append(kept, bucket{key, b})
 		}
 		for _, start := range dropped {
-			gone.subjects, gone.features, gone.starts = append(gone.subjects, r.Subject), append(gone.features, feature), append(gone.starts, start)
+			gone = append(gone, bucket{key, loops.Bucket{Start: start}})
 		}
 	}
-	if len(made.subjects) > 0 {
-		batch.Queue(`DELETE FROM tiergate.bucket b USING unnest($1::text[], $2::text[]) AS u (subject_id, feature)
-			WHERE b.subject_id = u.subject_id AND b.feature = u.feature`, made.subjects, made.features)
+	fields := func(of []bucket) []field {
+		return []field{
+			each("subject_id", "text", of, func(b bucket) string { return b.subject }),
+			each("feature", "text", of, func(b bucket) string { return b.feature }),
+			each("start", "timestamptz", of, func(b bucket) time.Time { return b.Start }),
+			each("rolls_off", "timestamptz", of, func(b bucket) time.Time { return b.RollsOff }),
+			each("used", "bigint", of, func(b bucket) int64 { return b.Used }),
+		}
 	}
-	if len(gone.starts) > 0 {
-		batch.Queue(`DELETE FROM tiergate.bucket b USING unnest($1::text[], $2::text[], $3::timestamptz[]) AS u (subject_id, feature, start)
-			WHERE b.subject_id = u.subject_id AND b.feature = u.feature AND b.start = u.start`, gone.subjects, gone.features, gone.starts)
+	const table = "tiergate.bucket"
+	if len(made) > 0 {
+		s.remove(batch, table, fields(made)[:2]...)
 	}
-	if len(kept.starts) > 0 {
-		batch.Queue(`INSERT INTO tiergate.bucket (subject_id, feature, start, rolls_off, used)
-			SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[])
-			ON CONFLICT (subject_id, feature, start) DO UPDATE SET used = EXCLUDED.used`, kept.subjects, kept.features, kept.starts, kept.off, kept.used)
+	if len(gone) > 0 {
+		s.remove(batch, table, fields(gone)[:3]...)
+	}
+	if len(kept) > 0 {
+		s.insert(batch, table, "subject_id, feature, start", fields(kept)...)
 	}
 }
 
@@ -230,12 +223,21 @@ func (s *Store) queueGrants(batch *pgx.Batch, st *loops.State, ids, hold []strin
 }
 
 // writeGrants stores which grants have ended.
-func writeGrants(batch *pgx.Batch, w loops.Written) {
-	if len(w.Ended) > 0 {
-		batch.Queue(`UPDATE tiergate.access_grant g SET ended_at = u.at FROM unnest($1::bigint[], $2::timestamptz[]) AS u (id, at)
-			WHERE g.id = u.id AND g.ended_at IS NULL`,
-			column(w.Ended, func(g loops.Grant) int64 { return g.ID }), column(w.Ended, func(g loops.Grant) time.Time { return g.Ended }))
+func (s *Store) writeGrants(batch *pgx.Batch, w loops.Written) {
+	if len(w.Ended) == 0 {
+		return
 	}
+	var args []any
+	rows := s.inline(&args, "u", each("id", "bigint", w.Ended, func(g loops.Grant) int64 { return g.ID }),
+		each("ended", "timestamptz", w.Ended, func(g loops.Grant) time.Time { return g.Ended }))
+	batch.Queue(s.query("end grants", rows), args...)
+}
+
+func subjectsOf(rows map[loops.RowName]bool) (ids []string) {
+	for row := range rows {
+		ids = append(ids, row.Subject)
+	}
+	return ids
 }
 
 // featuresOf returns the features of the loops for which something holds.
@@ -249,27 +251,31 @@ func featuresOf(plan *loops.Plan, holds func(*loops.Loop) bool) []string {
 	return features
 }
 
-// withBilling adds the billing periods to the arguments of a tally that needs them.
-func (s *Store) withBilling(ctx context.Context, conn *pgx.Conn, l *loops.Loop, now time.Time, args []any) ([]any, error) {
-	if l.Window.Kind != loops.Billing {
-		return args, nil
+// tally is the query of source.tallySQL with its arguments. conn is who knows the billing periods.
+func (s *Store) tally(ctx context.Context, conn querier, l *loops.Loop, now, horizon, since time.Time) (query string, args []any, err error) {
+	args = []any{now, horizon, l.Feature, since}
+	bill := ""
+	if l.Window.Kind == loops.Billing {
+		if bill, err = s.billed(ctx, conn, now, &args); err != nil {
+			return "", nil, err
+		}
 	}
-	subjects, starts, err := s.billed(ctx, conn, now)
-	return append(args, subjects, starts), err
+	return s.source(s.usage()).tallySQL(l, s.access, bill), args, nil
 }
 
-// billed lists the subjects that have a billing period, and when the one that holds now began.
-func (s *Store) billed(ctx context.Context, conn *pgx.Conn, now time.Time) (subjects []string, starts []time.Time, err error) {
+// billed is a table of the subjects that have a billing period, and when the one that holds now began.
+func (s *Store) billed(ctx context.Context, conn querier, now time.Time, args *[]any) (table string, err error) {
 	rows, err := conn.Query(ctx, `SELECT subject_id, billing_start, billing_end FROM tiergate.subject WHERE billing_end > billing_start`)
 	if err != nil {
-		return nil, nil, explain("read the billing periods", err)
+		return "", explain("read the billing periods", err)
 	}
 	var id string
 	var span loops.Span
-	subjects, starts = []string{}, []time.Time{}
+	subjects, starts := []string{""}, []time.Time{now} // nobody: a table has rows
 	_, err = pgx.ForEachRow(rows, []any{&id, &span.Start, &span.End}, func() error {
 		subjects, starts = append(subjects, id), append(starts, span.Around(now).Start)
 		return nil
 	})
-	return subjects, starts, explain("read the billing periods", err)
+	return s.inline(args, "bill", field{name: "subject_id", kind: "text", values: subjects}, field{name: "start", kind: "timestamptz", values: starts}),
+		explain("read the billing periods", err)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -38,9 +39,13 @@ type windowCount struct {
 
 // Verify compares the flags with the data while the stream runs: count, wait until the flags have
 // passed that point, read them, and count again. What was used lies in between.
-func Verify(ctx context.Context, conn *pgx.Conn, o Options) (Report, error) {
+func Verify(ctx context.Context, conn *Session, o Options) (Report, error) {
 	s := NewStore(o)
-	s.conn = conn
+	s.conn, s.dialect = conn, conn.dialect
+	var err error
+	if s.kinds, err = s.kindsOf(ctx, conn, s.watches); err != nil {
+		return Report{}, explain("read the tables' columns", err)
+	}
 	var report Report
 	have, err := s.counted(ctx, conn)
 	if err != nil {
@@ -128,19 +133,20 @@ func (r *Report) add(subject, feature, problem, detail string) {
 func (s *Store) tallies(ctx context.Context, l *loops.Loop) (map[string]windowCount, error) {
 	out := map[string]windowCount{}
 	err := s.inView(ctx, func(tx pgx.Tx) error {
-		var now time.Time
-		if err := tx.QueryRow(ctx, `SELECT tiergate.now()`).Scan(&now); err != nil {
+		now, err := clock(ctx, tx)
+		if err != nil {
 			return err
 		}
 		horizon, since, err := s.bounds(ctx, tx, l, now)
 		if err != nil {
 			return err
 		}
-		args, err := s.withBilling(ctx, s.conn, l, now, []any{now, horizon, l.Feature, since})
+		tally, args, err := s.tally(ctx, tx, l, now, horizon, since)
 		if err != nil {
 			return err
 		}
-		r, err := tx.Query(ctx, `SELECT t.subject_id, least(sum(t.used) OVER (PARTITION BY t.subject_id), 9223372036854775807)::bigint, CASE WHEN fa.resets_at <= $1 THEN NULL ELSE fa.period_start END FROM (`+tallySQL(s.usage(), l, s.access)+`) t
+		r, err := tx.Query(ctx, `SELECT t.subject_id, `+s.query("bigint", "least(sum(t.used) OVER (PARTITION BY t.subject_id), 9223372036854775807)")+`,
+			CASE WHEN fa.resets_at <= $1::timestamptz THEN NULL ELSE fa.period_start END FROM (`+tally+`) t
 			LEFT JOIN `+s.access+` fa ON fa.subject_id = t.subject_id AND fa.feature = $3`, args...)
 		if err != nil {
 			return err
@@ -186,7 +192,7 @@ func (s *Store) deletedSubjects(ctx context.Context) (map[string]bool, error) {
 
 // inView runs work in one snapshot.
 func (s *Store) inView(ctx context.Context, work func(pgx.Tx) error) error {
-	tx, err := s.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	tx, err := s.conn.view(ctx, loops.Snapshot{})
 	if err != nil {
 		return err
 	}
@@ -208,17 +214,21 @@ func (s *Store) passed(ctx context.Context) error {
 	if err != nil || !streaming {
 		return explain("read the checkpoint", err) // counted, not streamed: the flags are as of the last count
 	}
-	var point string // before the marker's commit, and behind everything committed until now
-	err = s.conn.QueryRow(ctx, `INSERT INTO tiergate.access_event (at, recorded_at, kind, subject_id, feature, loop, tier, used, episode, position, silent)
-		SELECT tiergate.now(), tiergate.now(), $1, '', '', '', '', 0, 0, position, true FROM tiergate.checkpoint
-		RETURNING pg_current_wal_insert_lsn()::text`, loops.Verified).Scan(&point)
+	// Before the marker's commit, and behind everything committed until now.
+	passed, err := s.point(ctx, s.conn)
+	if err == nil {
+		_, err = s.conn.Exec(ctx, `INSERT INTO tiergate.access_event (at, recorded_at, kind, subject_id, feature, "loop", tier, used, episode, position, silent)
+			SELECT tiergate.now(), tiergate.now(), $1, '', '', '', '', 0, 0, position, true FROM tiergate.checkpoint`, string(loops.Verified))
+	}
 	if err != nil {
 		return explain("mark a point in the stream", err)
 	}
 	for begun := time.Now(); ; {
-		var past, running bool
-		err := s.conn.QueryRow(ctx, `SELECT position <> '' AND (position::jsonb ->> 'end')::pg_lsn >= $3::text::pg_lsn, `+leaseHeld+`
-			FROM tiergate.checkpoint`, uint32(lockClass), uint32(lockLease), point).Scan(&past, &running)
+		var running bool
+		past, err := passed(ctx)
+		if err == nil {
+			err = s.conn.QueryRow(ctx, s.query("lease held")).Scan(&running)
+		}
 		switch waited := time.Since(begun); {
 		case err != nil:
 			return explain("wait for the flags", err)
@@ -244,7 +254,7 @@ func (s *Store) passed(ctx context.Context) error {
 func (s *Store) verifyMirrors(ctx context.Context, report *Report) error {
 	for i := range s.watches {
 		w := &s.watches[i]
-		query, _ := mirrorSQL(w)
+		query, _ := s.source(w).mirrorSQL()
 		if query == "" {
 			continue
 		}
@@ -277,43 +287,77 @@ func (s *Store) verifyMirrors(ctx context.Context, report *Report) error {
 
 // differences returns the first rows, by key, of which a table and its mirror say different things.
 func (s *Store) differences(ctx context.Context, w *loops.Watch, query string) (map[string]string, error) {
-	rows, err := s.conn.Query(ctx, `SELECT d.key, d::text FROM (`+query+`) d ORDER BY 1 LIMIT 1000`)
+	rows, err := s.conn.Query(ctx, `SELECT d.* FROM (`+query+`) d ORDER BY 1 LIMIT 1000`)
 	if err != nil {
 		return nil, explain("compare table "+w.Table, err)
 	}
+	defer rows.Close()
 	found := map[string]string{}
-	var key, row string
-	_, err = pgx.ForEachRow(rows, []any{&key, &row}, func() error { found[key] = row; return nil })
-	return found, explain("compare table "+w.Table, err)
+	for rows.Next() {
+		values, err := rows.Values()
+		if err != nil {
+			return nil, explain("compare table "+w.Table, err)
+		}
+		found[fmt.Sprint(values[0])] = fmt.Sprintf("%q", values[1:])
+	}
+	return found, explain("compare table "+w.Table, rows.Err())
 }
 
 // verifyFlags looks for rows that contradict themselves or their subject, and for events that no
 // email row answers.
 func (s *Store) verifyFlags(ctx context.Context, report *Report) error {
-	rows, err := s.conn.Query(ctx, `
-		SELECT fa.subject_id, fa.feature, 'flag', format('allowed is %s at %s of %s', fa.allowed, fa.used, coalesce(fa.usage_limit::text, 'unlimited'))
-		FROM `+s.access+` fa JOIN (SELECT DISTINCT feature, enforcement FROM tiergate.plan) p USING (feature)
-		WHERE fa.subject_id <> '*' AND fa.allowed <> (p.enforcement = 'shadow' OR fa.usage_limit IS NULL OR (fa.used < fa.usage_limit AND fa.usage_limit > 0))
-		UNION ALL
-		SELECT fa.subject_id, fa.feature, 'tier', format('the row says %s, the subject is %s', fa.tier, s.tier)
-		FROM `+s.access+` fa JOIN tiergate.subject s USING (subject_id) WHERE fa.tier <> s.tier AND NOT s.deleted
-			AND NOT EXISTS (SELECT FROM tiergate.due d WHERE d.subject_id = fa.subject_id)
-		UNION ALL
-		SELECT e.subject_id, e.feature, 'email', format('event %s (%s) has no email row', e.id, e.kind)
-		FROM tiergate.access_event e LEFT JOIN tiergate.email m ON m.event_id = e.id
-		WHERE e.kind IN ('blocked', 'warned') AND m.id IS NULL AND e.recorded_at < tiergate.now() - interval '10 seconds'
-		LIMIT 100`)
+	now, err := clock(ctx, s.conn)
+	if err != nil {
+		return err
+	}
+	for _, look := range []struct {
+		problem, query string
+		args           []any
+	}{
+		{"flag", `SELECT fa.subject_id, fa.feature, fa.used, fa.usage_limit, CASE WHEN fa.allowed THEN 'true' ELSE 'false' END, ''
+			FROM ` + s.access + ` fa JOIN (SELECT DISTINCT feature, enforcement FROM tiergate.plan) p ON p.feature = fa.feature
+			WHERE fa.subject_id <> '*' AND fa.allowed <> (p.enforcement = 'shadow' OR fa.usage_limit IS NULL OR (fa.used < fa.usage_limit AND fa.usage_limit > 0)) LIMIT 100`, nil},
+		{"tier", `SELECT fa.subject_id, fa.feature, 0, NULL, fa.tier, s.tier
+			FROM ` + s.access + ` fa JOIN tiergate.subject s ON s.subject_id = fa.subject_id WHERE fa.tier <> s.tier AND NOT s.deleted
+				AND NOT EXISTS (SELECT 1 FROM tiergate.due d WHERE d.subject_id = fa.subject_id) LIMIT 100`, nil},
+		{"email", `SELECT e.subject_id, e.feature, e.id, NULL, e.kind, ''
+			FROM tiergate.access_event e LEFT JOIN tiergate.email m ON m.event_id = e.id
+			WHERE e.kind IN ('blocked', 'warned') AND m.id IS NULL AND e.recorded_at < $1 LIMIT 100`, []any{now.Add(-10 * time.Second)}},
+	} {
+		if err := s.contradictions(ctx, report, look.problem, look.query, look.args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// contradictions adds what a query finds: subject, feature, a number, a limit, and two words.
+func (s *Store) contradictions(ctx context.Context, report *Report, problem, query string, args ...any) error {
+	rows, err := s.conn.Query(ctx, query, args...)
 	if err != nil {
 		return explain("compare the flags", err)
 	}
-	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Finding])
-	report.Findings = append(report.Findings, found...)
+	var subject, feature, one, other string
+	var n int64
+	var limit *int64
+	_, err = pgx.ForEachRow(rows, []any{&subject, &feature, &n, &limit, &one, &other}, func() error {
+		of := "unlimited"
+		if limit != nil {
+			of = strconv.FormatInt(*limit, 10)
+		}
+		report.add(subject, feature, problem, map[string]string{
+			"flag":  fmt.Sprintf("allowed is %s at %d of %s", one, n, of),
+			"tier":  fmt.Sprintf("the row says %s, the subject is %s", one, other),
+			"email": fmt.Sprintf("event %d (%s) has no email row", n, one),
+		}[problem])
+		return nil
+	})
 	return explain("compare the flags", err)
 }
 
 // Resync makes the sidecar count everything again: at once if it runs, else when it does. With down it
 // forgets what the usage table does not show any more.
-func Resync(ctx context.Context, conn *pgx.Conn, down bool) error {
+func Resync(ctx context.Context, conn *Session, down bool) error {
 	text, err := json.Marshal(counted{Down: down})
 	if err != nil {
 		return err
@@ -321,7 +365,5 @@ func Resync(ctx context.Context, conn *pgx.Conn, down bool) error {
 	if _, err := conn.Exec(ctx, setMetaSQL("counted", string(text))); err != nil {
 		return explain("ask for a recount", err)
 	}
-	_, err = conn.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-		WHERE datname = current_database() AND usename = current_user AND application_name = $1`, string(ForApply))
-	return explain("ask for a recount", err)
+	return explain("ask for a recount", conn.endOthers(ctx, conn, ForApply))
 }

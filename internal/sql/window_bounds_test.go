@@ -75,7 +75,7 @@ func (a *app) compareBounds(t *testing.T, cases []bounds) {
 			zone = b.zone.String()
 		}
 		batch.Queue(`SELECT period_start, resets_at FROM tiergate.window_bounds($1, $2, $3::text::interval, $4, $5, $6, $7, $8)`,
-			string(b.kind), nullText(string(b.period.Unit)), nullText(lengthOf(w)), nullText(zone), nullTime(b.bills), nullTime(b.ends), b.at, nullTime(b.floor)).
+			string(b.kind), nullText(string(b.period.Unit)), postgres{}.length(w), nullText(zone), nullTime(b.bills), nullTime(b.ends), b.at, nullTime(b.floor)).
 			QueryRow(func(row pgx.Row) error {
 				var start, end time.Time
 				if err := row.Scan(&start, &end); err != nil {

@@ -1,0 +1,2 @@
+-- name: system
+SELECT CAST(@@server_id AS CHAR);

@@ -1,0 +1,2 @@
+-- name: drop buckets
+DELETE FROM tiergate.bucket WHERE feature <> ALL($1);

@@ -1,0 +1,2 @@
+-- name: installed
+SELECT to_regclass('tiergate.checkpoint') IS NOT NULL;
