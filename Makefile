@@ -21,7 +21,7 @@ test: lint ## What CI runs: lint, every test, the core under the race detector
 	@echo "== the servers that the tests meet"
 	@go test -count=1 -timeout 10m -run '^TestLifeOf' -v ./internal/dbserver | grep -v '^=== '
 	go test -timeout 15m ./...
-	go test -timeout 5m -tags tinybatches ./internal/cdc ./internal/sql
+	go test -timeout 10m -tags tinybatches ./internal/cdc ./internal/sql
 	@if command -v "$$(go env CC)" >/dev/null; then set -x; go test -race -timeout 5m ./internal/loops/...; \
 	else echo "no C compiler, which Go's race detector needs: left out"; fi
 
