@@ -270,8 +270,8 @@ func (s *Store) visible(ctx context.Context, tx pgx.Tx, n needs) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(min(look, visibleLook)):
-			look *= 2
+		case <-time.After(look):
+			look = min(2*look, visibleLook)
 		}
 	}
 }
